@@ -1,1 +1,12 @@
-//! Under construction.
+//! Tasks, clock and entropy: the effects that everything above needs and tests replace.
+//!
+//! A task has a name, an owner ([`TaskGroup`]) and a shutdown signal; nothing is detached. The clock is a trait, so
+//! that a test steps it. Randomness comes from one function.
+
+mod clock;
+mod entropy;
+mod tasks;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use entropy::{fill_random, random_bytes, random_u64};
+pub use tasks::{Shutdown, TaskGroup};

@@ -1,0 +1,146 @@
+//! Named tasks that are owned and end together.
+
+use std::future::Future;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+/// Tells tasks that it is time to end. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Shutdown(CancellationToken);
+
+impl Shutdown {
+    /// A signal that nobody has given yet and that stands alone.
+    pub fn new() -> Self {
+        Self(CancellationToken::new())
+    }
+
+    /// Completes when shutdown was requested.
+    pub async fn requested(&self) {
+        self.0.cancelled().await;
+    }
+
+    /// True once shutdown was requested.
+    pub fn is_requested(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// Requests it.
+    pub fn request(&self) {
+        self.0.cancel();
+    }
+
+    /// A signal that is given with this one, and can be given alone.
+    pub fn child(&self) -> Self {
+        Self(self.0.child_token())
+    }
+
+    /// Runs a future until it ends or shutdown is requested (then `None`).
+    pub async fn until<F: Future>(&self, future: F) -> Option<F::Output> {
+        tokio::select! {
+            biased;
+            () = self.0.cancelled() => None,
+            output = future => Some(output),
+        }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Owns tasks. Dropping the group requests shutdown; [`TaskGroup::finish`] waits for the tasks.
+#[derive(Debug, Clone)]
+pub struct TaskGroup {
+    tracker: TaskTracker,
+    shutdown: Shutdown,
+}
+
+impl TaskGroup {
+    /// An empty group with its own signal.
+    pub fn new() -> Self {
+        Self::with_shutdown(Shutdown::new())
+    }
+
+    /// An empty group that ends with a signal of somebody else.
+    pub fn with_shutdown(shutdown: Shutdown) -> Self {
+        Self { tracker: TaskTracker::new(), shutdown }
+    }
+
+    /// Starts a named task. It should end soon after `shutdown` is requested.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place where tasks start")]
+    pub fn spawn<F>(&self, name: &'static str, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        tokio::spawn(self.tracker.track_future(task.instrument(tracing::debug_span!("task", name))));
+    }
+
+    /// Starts a task of which many run, without a span of its own (one for each connection or stream).
+    #[expect(clippy::disallowed_methods, reason = "this is the one place where tasks start")]
+    pub fn spawn_many<F>(&self, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        tokio::spawn(self.tracker.track_future(task));
+    }
+
+    /// The signal of this group.
+    pub fn shutdown(&self) -> Shutdown {
+        self.shutdown.clone()
+    }
+
+    /// How many tasks run.
+    pub fn running(&self) -> usize {
+        self.tracker.len()
+    }
+
+    /// Requests shutdown and waits for all tasks, at most `grace`; false when some still ran then.
+    pub async fn finish(&self, grace: Duration) -> bool {
+        self.shutdown.request();
+        self.tracker.close();
+        tokio::time::timeout(grace, self.tracker.wait()).await.is_ok()
+    }
+
+    /// Waits for all tasks without asking them to end, at most `grace`; false when some still ran then.
+    pub async fn drained(&self, grace: Duration) -> bool {
+        self.tracker.close();
+        tokio::time::timeout(grace, self.tracker.wait()).await.is_ok()
+    }
+}
+
+impl Default for TaskGroup {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[tokio::test]
+    async fn a_group_ends_its_tasks_and_waits_for_them() {
+        let group = TaskGroup::new();
+        let ended = Arc::new(AtomicBool::new(false));
+        let (flag, shutdown) = (ended.clone(), group.shutdown());
+        group.spawn("test", async move {
+            shutdown.requested().await;
+            flag.store(true, Ordering::SeqCst);
+        });
+        assert!(group.finish(Duration::from_secs(5)).await);
+        assert!(ended.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_does_not_end_is_reported() {
+        let group = TaskGroup::new();
+        group.spawn("stuck", std::future::pending());
+        assert!(!group.finish(Duration::from_secs(5)).await);
+    }
+}
