@@ -11,7 +11,7 @@ pub use generated::peer::v1 as peer;
     missing_docs,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
-    clippy::large_enum_variant,
+    unreachable_pub,
     reason = "generated code"
 )]
 mod generated {

@@ -181,9 +181,10 @@ mod tests {
 
     #[test]
     fn principals_read_back_and_match_their_golden_files() {
-        for (principal, golden) in
-            [(user(), include_str!("../golden/user_v1.json")), (host(), include_str!("../golden/host_v1.json"))]
-        {
+        for (principal, golden) in [
+            (user(), include_str!("../golden/user_v1.json")),
+            (host(), include_str!("../golden/host_v1.json")),
+        ] {
             let bytes = principal.encode();
             assert_eq!(std::str::from_utf8(&bytes).unwrap(), golden.trim_end());
             assert_eq!(Principal::decode(&bytes), Ok(principal));

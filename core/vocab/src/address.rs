@@ -31,7 +31,9 @@ impl HostPort {
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (host, port) = split(rest).map_err(fail)?;
         let port = match port {
-            Some(port) => port.parse::<u16>().map_err(|_| fail("the port is not a number from 0 to 65535"))?,
+            Some(port) => {
+                port.parse::<u16>().map_err(|_| fail("the port is not a number from 0 to 65535"))?
+            }
             None => default_port.ok_or_else(|| fail("the port is missing"))?,
         };
         let valid = host.parse::<IpAddr>().is_ok()

@@ -75,9 +75,7 @@ uuid_id!(
 );
 
 /// Counts the starts of one process id; a higher one is a newer life of the same proxy.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
 #[serde(transparent)]
 pub struct Incarnation(pub u64);
 

@@ -55,7 +55,10 @@ impl TryFrom<BTreeMap<String, String>> for Labels {
             return Err(ParseLabelsError(format!("{} labels, at most {LABELS_MAX}", map.len())));
         }
         for (key, value) in &map {
-            if key.is_empty() || key.len() > LABEL_KEY_BYTES_MAX || key.chars().any(|c| c.is_control() || c == '=' || c == ',') {
+            if key.is_empty()
+                || key.len() > LABEL_KEY_BYTES_MAX
+                || key.chars().any(|c| c.is_control() || c == '=' || c == ',')
+            {
                 return Err(ParseLabelsError(format!(
                     "the key {:?} is empty, longer than {LABEL_KEY_BYTES_MAX} bytes or has = , or a control character",
                     key.chars().take(64).collect::<String>()
@@ -84,9 +87,8 @@ impl FromStr for Labels {
     fn from_str(s: &str) -> Result<Self, ParseLabelsError> {
         let mut map = BTreeMap::new();
         for pair in s.split(',').filter(|p| !p.trim().is_empty()) {
-            let (key, value) = pair
-                .split_once('=')
-                .ok_or_else(|| ParseLabelsError(format!("{pair:?} is not key=value")))?;
+            let (key, value) =
+                pair.split_once('=').ok_or_else(|| ParseLabelsError(format!("{pair:?} is not key=value")))?;
             map.insert(key.trim().to_owned(), value.trim().to_owned());
         }
         Self::try_from(map)

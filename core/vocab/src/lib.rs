@@ -17,9 +17,7 @@ mod tunnel_strategy;
 pub use address::{HostPort, ParseHostPortError};
 pub use id::{HostId, Incarnation, ParseIdError, SessionId, TraceId};
 pub use labels::{LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX, Labels, ParseLabelsError};
-pub use name::{
-    ClusterName, Login, NameError, NodeName, ResourceName, RoleName, TokenName, UserName,
-};
+pub use name::{ClusterName, Login, NameError, NodeName, ResourceName, RoleName, TokenName, UserName};
 pub use revision::PolicyRevision;
 pub use secret::{Secret, SecretBytes};
 pub use system_role::{ParseSystemRoleError, SystemRole};

@@ -96,7 +96,8 @@ fn is_dns_like(s: &str) -> bool {
 
 fn is_plain(s: &str) -> bool {
     !s.starts_with('-')
-        && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'@' | b'+' | b':'))
+        && s.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'@' | b'+' | b':'))
 }
 
 fn is_lower_dns(s: &str) -> bool {
@@ -106,7 +107,9 @@ fn is_lower_dns(s: &str) -> bool {
 fn is_login(s: &str) -> bool {
     !s.starts_with('-')
         && s.chars().all(|c| {
-            !c.is_control() && !c.is_whitespace() && !matches!(c, ':' | '/' | '\\' | '"' | '\'' | '`' | '$' | '*' | ',')
+            !c.is_control()
+                && !c.is_whitespace()
+                && !matches!(c, ':' | '/' | '\\' | '"' | '\'' | '`' | '$' | '*' | ',')
         })
 }
 

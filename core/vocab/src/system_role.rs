@@ -29,7 +29,9 @@ pub enum SystemRole {
 
 /// A word that names no system role.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{given:?} is no system role; there are auth, proxy, node, kube, app, db, windowsdesktop, discovery, bot")]
+#[error(
+    "{given:?} is no system role; there are auth, proxy, node, kube, app, db, windowsdesktop, discovery, bot"
+)]
 pub struct ParseSystemRoleError {
     /// What was given, cut to 64 characters.
     pub given: String,

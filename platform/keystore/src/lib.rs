@@ -1,1 +1,20 @@
-//! Under construction.
+//! Keys and X.509: the cluster's X.509 authorities, what a process holds, whom it believes, and TLS made of them.
+//!
+//! Trust decisions go through webpki only; fields are read from a certificate after it was verified. SSH keys and
+//! certificates are `wire/ssh`; who may be issued what is decided in `core/ca` and `services/auth`.
+
+mod authority;
+mod credentials;
+mod identity_dir;
+mod policy_signer;
+mod private_file;
+mod tls;
+mod trust;
+
+pub use authority::{AuthorityError, X509Authority, X509Request};
+pub use credentials::{Credentials, CredentialsError, TlsKey};
+pub use identity_dir::{IdentityDir, IdentityDirError};
+pub use policy_signer::{PolicySigner, PolicySignerError, verify_policy_signature};
+pub use private_file::{read_private, write_private};
+pub use tls::{ClientAuth, ServerName, TlsConfigError, client_config, pinned_client_config, server_config};
+pub use trust::{Audience, IdentifyError, Pins, TrustStore, pin_of_certificate, principal_from_certificate};

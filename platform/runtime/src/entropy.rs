@@ -4,7 +4,9 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 
 /// Fills a buffer with random bytes.
 pub fn fill_random(out: &mut [u8]) {
-    SystemRandom::new().fill(out).expect("the operating system's generator never fails once the process runs");
+    SystemRandom::new()
+        .fill(out)
+        .expect("the operating system's generator never fails once the process runs");
 }
 
 /// An array of random bytes.

@@ -201,7 +201,10 @@ mod tests {
     #[test]
     fn the_request_looks_as_the_golden_file_says() {
         let bytes = encode(&request()).unwrap();
-        assert_eq!(std::str::from_utf8(&bytes[2..]).unwrap(), include_str!("../golden/dial_request_v1.json").trim_end());
+        assert_eq!(
+            std::str::from_utf8(&bytes[2..]).unwrap(),
+            include_str!("../golden/dial_request_v1.json").trim_end()
+        );
     }
 
     #[test]
