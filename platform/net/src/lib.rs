@@ -1,1 +1,21 @@
-//! Under construction.
+//! Connections: accepting, recognising, connecting, tunnels, and the seam to protocol adapters.
+//!
+//! No protocol of a resource is known here, and no rule about who may do what.
+
+mod accept;
+mod adapter;
+mod connect;
+mod hello;
+mod message;
+mod splice;
+mod stream;
+mod tunnel;
+
+pub use accept::{BindError, accept_loop, bind, tune};
+pub use adapter::{Adapter, Dialed, Dialer, Entry, Inbound};
+pub use connect::{CONNECT_TIMEOUT, ConnectError, connect_tcp, connect_tls, tls_over};
+pub use hello::{HELLO_BYTES_MAX, HELLO_TIMEOUT, Hello, HelloError, read_hello, read_proxy_header};
+pub use message::{DIAL_MESSAGE_TIMEOUT, MessageError, read_message, write_message};
+pub use splice::splice;
+pub use stream::{BoxStream, Rewind, Stream};
+pub use tunnel::{Tunnel, TunnelClosed, TunnelDriver, TunnelEvent, TunnelStream};

@@ -1,0 +1,99 @@
+//! The accept loop: never waits on a peer, bounded, and survives running out of file descriptors.
+
+use socket2::SockRef;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use wayleave_runtime::{Shutdown, TaskGroup};
+
+/// How long to leave the listener alone when the system has no resources for another connection.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// How long data may stay unacknowledged before the kernel gives the connection up.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How much unsent data may wait in the kernel, so that small messages do not queue behind bulk.
+const NOT_SENT_LOW_BYTES: u32 = 128 * 1024;
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A listener that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} for {what}")]
+pub struct BindError {
+    /// What it was for.
+    pub what: &'static str,
+    /// Where.
+    pub address: SocketAddr,
+    /// Why not.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Opens a listener.
+///
+/// # Errors
+/// [`BindError`] with the address and what it was for.
+pub async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
+    TcpListener::bind(address).await.map_err(|source| BindError { what, address, source })
+}
+
+/// Accepts connections until shutdown, each served by a task of its own, at most `connections_max` at a time;
+/// further ones are closed at once.
+pub async fn accept_loop<S, F>(
+    what: &'static str,
+    listener: TcpListener,
+    connections_max: usize,
+    tasks: TaskGroup,
+    shutdown: Shutdown,
+    serve: S,
+) where
+    S: Fn(TcpStream, SocketAddr) -> F + Send + Sync + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let slots = Arc::new(Semaphore::new(connections_max));
+    while let Some(accepted) = shutdown.until(listener.accept()).await {
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(what, %error, "accepting a connection failed");
+                let _ = shutdown.until(tokio::time::sleep(EXHAUSTED_PAUSE)).await;
+                continue;
+            }
+        };
+        let Ok(slot) = slots.clone().try_acquire_owned() else {
+            tracing::warn!(what, connections_max, "too many connections: one was closed");
+            continue;
+        };
+        tune(&stream);
+        let served = serve(stream, peer);
+        tasks.spawn_many(async move {
+            served.await;
+            drop(slot);
+        });
+    }
+}
+
+/// Sets what every connection of ours wants: no delay, little unsent data in the kernel, death noticed in seconds.
+pub fn tune(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    let results =
+        [stream.set_nodelay(true), socket.set_tcp_keepalive(&keepalive), set_linux_options(&socket)];
+    for error in results.into_iter().filter_map(Result::err) {
+        tracing::debug!(%error, "a socket option was not taken");
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn set_linux_options(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_tcp_notsent_lowat(NOT_SENT_LOW_BYTES)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_linux_options(_: &SockRef<'_>) -> io::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,651 @@
+//! Drives one multiplexed connection (`wire/mux`) over an asynchronous stream.
+//!
+//! The machine is shared between the driver ([`TunnelDriver::run`]) and the streams behind one small lock: a stream reads and
+//! writes without a task in between, and what goes to the socket is decided when the socket can take it.
+
+use bytes::{Buf, Bytes, BytesMut};
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+use wayleave_mux::{
+    Class, Config, ControlError, Event, GoAwayCode, Mux, MuxError, OpenError, ResetCode, Role, SendError,
+    StreamId,
+};
+use wayleave_runtime::{Clock, SystemClock};
+
+/// What one pass reads from the socket.
+const READ_BYTES: usize = 32 * 1024;
+/// What one pass takes from the machine: it can no longer be overtaken.
+const WRITE_BYTES: usize = 64 * 1024;
+/// Passes before other tasks get their turn.
+const PASSES_MAX: usize = 16;
+
+thread_local! {
+    /// Scratch for reading, so that an idle tunnel owns no buffer.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
+}
+
+/// A handle to one connection. Clones share it; dropping handles does not close it.
+#[derive(Clone)]
+pub struct Tunnel(Arc<Shared>);
+
+/// Something that happened on a tunnel.
+pub enum TunnelEvent {
+    /// The other side is there: streams can be opened.
+    Ready,
+    /// The other side opened a stream.
+    Opened(TunnelStream),
+    /// A control message.
+    Control(Bytes),
+    /// The other side takes no more streams.
+    GoingAway,
+    /// One side is going away and the last stream has closed.
+    Drained,
+}
+
+/// Why a tunnel ended.
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelClosed {
+    /// The connection failed or the other side closed it.
+    #[error("the connection was lost")]
+    Io(#[source] io::Error),
+    /// The other side broke the protocol or fell silent.
+    #[error("the tunnel failed")]
+    Protocol(#[source] MuxError),
+    /// The other side closed it.
+    #[error("the other side closed the tunnel")]
+    ByPeer,
+    /// [`Tunnel::close`] was called.
+    #[error("the tunnel was closed")]
+    Here,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    clock: SystemClock,
+}
+
+struct State {
+    mux: Mux,
+    slots: HashMap<StreamId, Slot>,
+    /// Streams whose user finished and went away before everything was sent.
+    lingering: Vec<StreamId>,
+    driver: Option<Waker>,
+    closing: bool,
+    ended: bool,
+}
+
+/// What a stream's user has yet to take.
+#[derive(Default)]
+struct Slot {
+    received: VecDeque<Bytes>,
+    finished: bool,
+    reset: Option<ResetCode>,
+    shut_down: bool,
+    abandoned: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl Tunnel {
+    /// Takes a stream (after its TLS handshake). Nothing moves until the driver runs.
+    pub fn new<S>(role: Role, config: Config, stream: S) -> (Self, TunnelDriver<S>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let clock = SystemClock::new();
+        let mux = Mux::new(role, config, clock.mono());
+        let state = State {
+            mux,
+            slots: HashMap::new(),
+            lingering: Vec::new(),
+            driver: None,
+            closing: false,
+            ended: false,
+        };
+        let shared = Arc::new(Shared { state: Mutex::new(state), clock });
+        let driver = TunnelDriver {
+            shared: shared.clone(),
+            stream,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            timer: None,
+        };
+        (Self(shared), driver)
+    }
+
+    /// Opens a stream.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(&self, class: Class) -> Result<TunnelStream, OpenError> {
+        let mut state = self.0.lock();
+        if state.ended || state.closing {
+            return Err(OpenError::GoingAway);
+        }
+        let id = state.mux.open(class, self.0.clock.mono())?;
+        state.slots.insert(id, Slot::default());
+        state.wake_driver();
+        drop(state);
+        Ok(TunnelStream { shared: self.0.clone(), id })
+    }
+
+    /// Sends a control message.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub fn send_control(&self, message: Bytes) -> Result<(), ControlError> {
+        let mut state = self.0.lock();
+        let sent = state.mux.send_control(message);
+        state.wake_driver();
+        sent
+    }
+
+    /// Tells the other side to open no more streams here; those that exist go on.
+    pub fn go_away(&self) {
+        let mut state = self.0.lock();
+        state.mux.go_away(GoAwayCode::DRAIN);
+        state.wake_driver();
+    }
+
+    /// Sends what is queued and closes the connection; streams that still exist are cut.
+    pub fn close(&self) {
+        let mut state = self.0.lock();
+        state.closing = true;
+        state.wake_driver();
+    }
+
+    /// Streams that are open.
+    pub fn stream_count(&self) -> usize {
+        self.0.lock().slots.len()
+    }
+
+    /// The connection is gone.
+    pub fn is_ended(&self) -> bool {
+        self.0.lock().ended
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn wake_driver(&mut self) {
+        if let Some(waker) = self.driver.take() {
+            waker.wake();
+        }
+    }
+
+    fn slot_mut(&mut self, id: StreamId) -> Option<&mut Slot> {
+        self.slots.get_mut(&id)
+    }
+
+    /// Moves what the machine has to say to the slots; gives what the tunnel's owner must hear.
+    fn dispatch(&mut self, shared: &Arc<Shared>, heard: &mut Vec<TunnelEvent>) {
+        while let Some(event) = self.mux.poll_event() {
+            match event {
+                Event::Ready => heard.push(TunnelEvent::Ready),
+                Event::StreamOpened { id, .. } => {
+                    self.slots.insert(id, Slot::default());
+                    heard.push(TunnelEvent::Opened(TunnelStream { shared: shared.clone(), id }));
+                }
+                Event::Data { id, bytes } => match self.slot_mut(id) {
+                    Some(slot) if slot.abandoned => {}
+                    Some(slot) => {
+                        slot.received.push_back(bytes);
+                        slot.wake_reader();
+                    }
+                    None => self.mux.reset(id, ResetCode::CANCELLED),
+                },
+                Event::Finished { id } => {
+                    if let Some(slot) = self.slot_mut(id) {
+                        slot.finished = true;
+                        slot.wake_reader();
+                    }
+                }
+                Event::Reset { id, code } => {
+                    if let Some(slot) = self.slot_mut(id) {
+                        slot.reset = Some(code);
+                        slot.wake_reader();
+                        slot.wake_writer();
+                    }
+                }
+                Event::Writable { id } => {
+                    if let Some(slot) = self.slot_mut(id) {
+                        slot.wake_writer();
+                    }
+                }
+                Event::Control(message) => heard.push(TunnelEvent::Control(message)),
+                Event::Pong { .. } => {}
+                Event::GoAway { .. } => heard.push(TunnelEvent::GoingAway),
+                Event::Drained => heard.push(TunnelEvent::Drained),
+            }
+        }
+    }
+
+    /// Forgets the streams whose last bytes have been sent.
+    fn forget_lingering(&mut self) {
+        if self.lingering.is_empty() || self.mux.has_output() {
+            return;
+        }
+        let (mux, slots) = (&mut self.mux, &mut self.slots);
+        self.lingering.retain(|id| {
+            let unsent = mux.queued_bytes(*id) > 0;
+            if !unsent {
+                mux.reset(*id, ResetCode::CANCELLED);
+                slots.remove(id);
+            }
+            unsent
+        });
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        for slot in self.slots.values_mut() {
+            slot.wake_reader();
+            slot.wake_writer();
+        }
+    }
+}
+
+impl Slot {
+    fn wake_reader(&mut self) {
+        if let Some(waker) = self.reader.take() {
+            waker.wake();
+        }
+    }
+
+    fn wake_writer(&mut self) {
+        if let Some(waker) = self.writer.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Moves bytes between the machine and the connection. Owned by the task that runs it.
+pub struct TunnelDriver<S> {
+    shared: Arc<Shared>,
+    stream: S,
+    input: BytesMut,
+    output: BytesMut,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> TunnelDriver<S> {
+    /// Runs until the tunnel ends and says why. `on_event` is called in order and must not block.
+    ///
+    /// Dropping the future closes the connection and ends all streams.
+    pub async fn run(mut self, mut on_event: impl FnMut(TunnelEvent)) -> TunnelClosed {
+        let mut heard = Vec::new();
+        poll_fn(|cx| {
+            for _ in 0..PASSES_MAX {
+                let pass = self.pass(cx, &mut heard);
+                heard.drain(..).for_each(&mut on_event);
+                match pass {
+                    Poll::Ready(Pass::Again) => {}
+                    Poll::Ready(Pass::Closed(reason)) => return Poll::Ready(reason),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn pass(&mut self, cx: &mut Context<'_>, heard: &mut Vec<TunnelEvent>) -> Poll<Pass> {
+        let mut progress = false;
+        match self.poll_read(cx, heard) {
+            Poll::Ready(Ok(())) => progress = true,
+            Poll::Ready(Err(reason)) => {
+                self.flush_last(cx);
+                return Poll::Ready(Pass::Closed(reason));
+            }
+            Poll::Pending => {}
+        }
+        match self.poll_write(cx, heard) {
+            Poll::Ready(Ok(Written::Some)) => progress = true,
+            Poll::Ready(Ok(Written::LastOne)) => {
+                let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
+                return Poll::Ready(Pass::Closed(TunnelClosed::Here));
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Pass::Closed(TunnelClosed::Io(error))),
+            Poll::Pending => {}
+        }
+        match self.poll_timer(cx) {
+            Poll::Ready(Ok(())) => progress = true,
+            Poll::Ready(Err(error)) => return Poll::Ready(Pass::Closed(TunnelClosed::Protocol(error))),
+            Poll::Pending => {}
+        }
+        if progress { Poll::Ready(Pass::Again) } else { Poll::Pending }
+    }
+
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        heard: &mut Vec<TunnelEvent>,
+    ) -> Poll<Result<(), TunnelClosed>> {
+        let (stream, input) = (&mut self.stream, &mut self.input);
+        let read = SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            std::task::ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+            input.extend_from_slice(buffer.filled());
+            Poll::Ready(Ok::<usize, io::Error>(buffer.filled().len()))
+        });
+        match std::task::ready!(read) {
+            Err(error) => return Poll::Ready(Err(TunnelClosed::Io(error))),
+            Ok(0) => return Poll::Ready(Err(TunnelClosed::ByPeer)),
+            Ok(_) => {}
+        }
+        let mut state = self.shared.lock();
+        let handled = state.mux.handle_input(&mut self.input, self.shared.clock.mono());
+        state.dispatch(&self.shared, heard);
+        drop(state);
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        Poll::Ready(handled.map_err(TunnelClosed::Protocol))
+    }
+
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        heard: &mut Vec<TunnelEvent>,
+    ) -> Poll<io::Result<Written>> {
+        if self.output.is_empty() {
+            let mut state = self.shared.lock();
+            state.mux.poll_output(&mut self.output, WRITE_BYTES, self.shared.clock.mono());
+            state.forget_lingering();
+            state.mux.poll_output(&mut self.output, WRITE_BYTES, self.shared.clock.mono());
+            state.dispatch(&self.shared, heard);
+            if self.output.is_empty() {
+                if state.closing {
+                    return Poll::Ready(Ok(Written::LastOne));
+                }
+                state.driver = Some(cx.waker().clone());
+                drop(state);
+                self.output = BytesMut::new();
+                let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
+                return Poll::Pending;
+            }
+        }
+        while !self.output.is_empty() {
+            let count = match Pin::new(&mut self.stream).poll_write(cx, &self.output)? {
+                Poll::Ready(count) => count,
+                Poll::Pending => {
+                    let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
+                    return Poll::Pending;
+                }
+            };
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.output.advance(count);
+        }
+        Poll::Ready(Ok(Written::Some))
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), MuxError>> {
+        loop {
+            let Some(at) = self.shared.lock().mux.poll_timeout() else {
+                return Poll::Pending;
+            };
+            let at = tokio::time::Instant::from_std(self.shared.clock.instant(at));
+            if at <= tokio::time::Instant::now() {
+                let handled = self.shared.lock().mux.handle_timeout(self.shared.clock.mono());
+                return Poll::Ready(handled);
+            }
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+            if timer.deadline() > at || timer.is_elapsed() {
+                timer.as_mut().reset(at);
+            }
+            std::task::ready!(timer.as_mut().poll(cx));
+        }
+    }
+
+    /// After a violation the machine has one more frame that tells the other side.
+    fn flush_last(&mut self, cx: &mut Context<'_>) {
+        let mut state = self.shared.lock();
+        state.mux.poll_output(&mut self.output, WRITE_BYTES, self.shared.clock.mono());
+        drop(state);
+        let _ = Pin::new(&mut self.stream).poll_write(cx, &self.output);
+        let _ = Pin::new(&mut self.stream).poll_flush(cx);
+    }
+}
+
+enum Pass {
+    Again,
+    Closed(TunnelClosed),
+}
+
+enum Written {
+    Some,
+    LastOne,
+}
+
+impl<S> Drop for TunnelDriver<S> {
+    fn drop(&mut self) {
+        self.shared.lock().end();
+    }
+}
+
+/// One stream of a tunnel. Dropping it cuts what is not finished; behind a shutdown, what was written still goes out.
+pub struct TunnelStream {
+    shared: Arc<Shared>,
+    id: StreamId,
+}
+
+impl AsyncRead for TunnelStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let now = self.shared.clock.mono();
+        let mut state = self.shared.lock();
+        let state = &mut *state;
+        let Some(slot) = state.slots.get_mut(&self.id) else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let mut taken = 0;
+        while let Some(front) = slot.received.front_mut() {
+            let count = front.len().min(buf.remaining());
+            buf.put_slice(&front[..count]);
+            front.advance(count);
+            taken += count;
+            if !front.is_empty() {
+                break;
+            }
+            slot.received.pop_front();
+        }
+        if taken > 0 {
+            state.mux.consumed(self.id, taken, now);
+            if state.mux.has_output() {
+                state.wake_driver();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        if buf.remaining() == 0 || slot.finished {
+            return Poll::Ready(Ok(()));
+        }
+        if slot.reset.is_some() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        if state.ended {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        slot.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for TunnelStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let now = self.shared.clock.mono();
+        let mut state = self.shared.lock();
+        let state = &mut *state;
+        let Some(slot) = state.slots.get_mut(&self.id) else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        if slot.reset.is_some() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        if state.ended {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let count = state.mux.send_capacity(self.id).min(buf.len());
+        if count == 0 && !buf.is_empty() {
+            slot.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        match state.mux.send(self.id, Bytes::copy_from_slice(&buf[..count]), now) {
+            Ok(()) => {
+                state.wake_driver();
+                Poll::Ready(Ok(count))
+            }
+            Err(SendError::Blocked(_)) => {
+                slot.writer = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            Err(SendError::Closed(_)) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let now = self.shared.clock.mono();
+        let mut state = self.shared.lock();
+        state.mux.finish(self.id, now);
+        if let Some(slot) = state.slot_mut(self.id) {
+            slot.shut_down = true;
+        }
+        state.wake_driver();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for TunnelStream {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        let ended = state.ended;
+        match state.slot_mut(self.id) {
+            Some(slot) if slot.shut_down && slot.reset.is_none() && !ended => {
+                slot.abandoned = true;
+                slot.received.clear();
+                state.lingering.push(self.id);
+            }
+            _ => {
+                state.slots.remove(&self.id);
+                state.mux.reset(self.id, ResetCode::CANCELLED);
+            }
+        }
+        state.wake_driver();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::mpsc;
+    use wayleave_runtime::TaskGroup;
+
+    struct End {
+        tunnel: Tunnel,
+        events: mpsc::Receiver<TunnelEvent>,
+    }
+
+    fn end(role: Role, stream: tokio::io::DuplexStream, tasks: &TaskGroup) -> End {
+        let (tunnel, driver) = Tunnel::new(role, Config::default(), stream);
+        let (sender, events) = mpsc::channel(64);
+        tasks.spawn("tunnel", async move {
+            driver
+                .run(|event| {
+                    sender.try_send(event).unwrap_or_else(|_| panic!("the test keeps up with its events"))
+                })
+                .await;
+        });
+        End { tunnel, events }
+    }
+
+    async fn pair(tasks: &TaskGroup) -> (End, End) {
+        let (a, b) = tokio::io::duplex(64 * 1024);
+        let (mut a, mut b) = (end(Role::Connector, a, tasks), end(Role::Acceptor, b, tasks));
+        assert!(matches!(a.events.recv().await, Some(TunnelEvent::Ready)));
+        assert!(matches!(b.events.recv().await, Some(TunnelEvent::Ready)));
+        (a, b)
+    }
+
+    async fn opened(end: &mut End) -> TunnelStream {
+        match end.events.recv().await {
+            Some(TunnelEvent::Opened(stream)) => stream,
+            _ => panic!("a stream was expected"),
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_and_half_close_go_both_ways_and_control_arrives() {
+        let tasks = TaskGroup::new();
+        let (a, mut b) = pair(&tasks).await;
+        let mut near = a.tunnel.open(Class::Interactive).unwrap();
+        let mut far = opened(&mut b).await;
+        let sent: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+        let copy = sent.clone();
+        let send = async move {
+            near.write_all(&copy).await.unwrap();
+            near.shutdown().await.unwrap();
+            let mut answer = Vec::new();
+            near.read_to_end(&mut answer).await.unwrap();
+            answer
+        };
+        let receive = async move {
+            let mut all = Vec::new();
+            far.read_to_end(&mut all).await.unwrap();
+            far.write_all(b"thanks").await.unwrap();
+            far.shutdown().await.unwrap();
+            let mut rest = [0; 1];
+            let _ = far.read(&mut rest).await;
+            all
+        };
+        let (answer, received) = tokio::join!(send, receive);
+        assert_eq!(answer, b"thanks");
+        assert_eq!(received, sent);
+        b.tunnel.send_control(Bytes::from_static(b"hello")).unwrap();
+        let mut a = a;
+        assert!(matches!(a.events.recv().await, Some(TunnelEvent::Control(m)) if m == "hello"));
+        a.tunnel.close();
+        b.tunnel.close();
+        assert!(tasks.finish(std::time::Duration::from_secs(1)).await);
+    }
+
+    #[tokio::test]
+    async fn g_an_unread_stream_stalls_nobody_and_a_dead_tunnel_ends_its_streams() {
+        let tasks = TaskGroup::new();
+        let (a, mut b) = pair(&tasks).await;
+        let mut stuck = a.tunnel.open(Class::Bulk).unwrap();
+        let _unread = opened(&mut b).await;
+        let flood = vec![7; 1 << 20];
+        let blocked = async { while stuck.write_all(&flood).await.is_ok() {} };
+        let mut near = a.tunnel.open(Class::Interactive).unwrap();
+        let mut far = opened(&mut b).await;
+        let echo = async {
+            for _ in 0..100 {
+                near.write_all(b"k").await.unwrap();
+                let mut key = [0; 1];
+                far.read_exact(&mut key).await.unwrap();
+            }
+            b.tunnel.close();
+            let mut byte = [0; 1];
+            assert!(!matches!(near.read(&mut byte).await, Ok(1)));
+        };
+        tokio::join!(blocked, echo);
+    }
+}
