@@ -1,0 +1,33 @@
+//! Rows of the file itself and of services that are not built yet.
+
+use super::{Key, Kind, here, off};
+
+pub(super) const FILE: &[Key] =
+    &[here("version", Kind::Choice(&["v3"]), "v3", "The version of the file's format.")];
+
+pub(super) const SERVICES: &[Key] = &[
+    off(
+        "kubernetes_service",
+        "the Kubernetes Service is not built yet; remove the section or set enabled: no",
+    ),
+    off("db_service", "the Database Service is not built yet; remove the section or set enabled: no"),
+    off("app_service", "the Application Service is not built yet; remove the section or set enabled: no"),
+    off(
+        "windows_desktop_service",
+        "the Windows Desktop Service is not built yet; remove the section or set enabled: no",
+    ),
+    off(
+        "linux_desktop_service",
+        "the Linux Desktop Service is not built; remove the section or set enabled: no",
+    ),
+    off("discovery_service", "the Discovery Service is not built yet; remove the section or set enabled: no"),
+    off("relay_service", "there is no relay; proxies reach agents through one another by peering"),
+    off("okta_service", "there is no Okta Service; remove the section or set enabled: no"),
+    off("jamf_service", "there is no Jamf Service; remove the section or set enabled: no"),
+    off("debug_service", "there is no debug socket; set wayleave.log.severity to DEBUG"),
+    off("metrics_service", "the metrics listener comes with a later release; set enabled: no"),
+    off("tracing_service", "exporting traces comes with a later release; set enabled: no"),
+    off("access_graph", "there is no access graph; way explain shows why access is allowed or denied"),
+    off("identity_security", "there is no such service; remove the section or set enabled: no"),
+    off("plugins", "there are no hosted plugins; remove the section or set enabled: no"),
+];
