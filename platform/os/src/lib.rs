@@ -1,1 +1,34 @@
-//! Under construction.
+//! What the agent asks of the operating system: accounts, processes that run as them, terminals,
+//! and file transfer under a user's own rights.
+//!
+//! The daemon is threaded, so it never forks itself. It starts its own binary again with
+//! [`CHILD_ARGUMENT`], hands over an order on a socket, and the new, single-threaded process gives up
+//! privileges and becomes what was asked for: see [`Launcher`] for the parent's side and
+//! [`run_child`] for the child's. Nothing here decides who may do what: that is `core/policy`.
+
+mod account;
+mod child;
+mod environment;
+mod exit;
+mod launch;
+mod modes;
+mod order;
+mod privileges;
+mod process;
+mod raw;
+mod socket;
+mod terminal;
+
+pub use account::{Account, AccountError};
+pub use child::{CHILD_ARGUMENT, run_child};
+pub use environment::{
+    AcceptedEnvironment, ConnectionAddresses, ENVIRONMENT_VALUE_BYTES_MAX, ENVIRONMENT_VARIABLES_MAX,
+    EnvironmentRefusal,
+};
+pub use exit::Exit;
+pub use launch::{ChildSpec, ChildStreams, Launcher, SpawnError, Work};
+pub use modes::TerminalModes;
+pub use order::{COMMAND_BYTES_MAX, ChildFailure};
+pub use process::{Child, SignalError};
+pub use socket::UserListener;
+pub use terminal::{TerminalReader, TerminalSize, TerminalSpec, TerminalWriter};

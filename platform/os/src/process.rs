@@ -1,0 +1,132 @@
+//! A running child as the parent holds it: wait, signal, resize, end.
+
+use crate::exit::{Exit, signal_number};
+use crate::terminal::{Terminal, TerminalSize};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use std::io;
+use std::time::Duration;
+
+/// A process of a user, leader of its own session and process group.
+///
+/// Dropped while it runs, its group gets SIGHUP, as when a terminal is closed; use [`Child::end`] to be sure
+/// that it is gone. It needs no waiting for to be reaped.
+#[derive(Debug)]
+pub struct Child {
+    process: tokio::process::Child,
+    terminal: Option<Terminal>,
+}
+
+/// Why a signal was not delivered.
+#[derive(Debug, thiserror::Error)]
+pub enum SignalError {
+    /// SSH does not define it.
+    #[error("SSH has no signal of this name")]
+    Unknown,
+    /// The process has ended.
+    #[error("the process has ended")]
+    Ended,
+    /// The system refused.
+    #[error("the signal could not be sent")]
+    Refused(#[source] io::Error),
+}
+
+impl Child {
+    pub(crate) fn new(process: tokio::process::Child, terminal: Option<Terminal>) -> Self {
+        Self { process, terminal }
+    }
+
+    /// Its process id, until it has been waited for.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.id()
+    }
+
+    /// Waits for its end. May be called again, and dropped at any point: nothing is lost.
+    ///
+    /// Its output may still be unread, and its descendants may still run and print.
+    pub async fn wait(&mut self) -> io::Result<Exit> {
+        let exit = self.process.wait().await.map(Exit::from)?;
+        if let Some(terminal) = &self.terminal {
+            terminal.leader_has_ended();
+        }
+        Ok(exit)
+    }
+
+    /// Sends the signal that SSH calls `name` (`TERM`, `INT`, ...) to its process group.
+    pub fn signal(&self, name: &str) -> Result<(), SignalError> {
+        let number = signal_number(name).ok_or(SignalError::Unknown)?;
+        let signal = Signal::try_from(number).map_err(|_| SignalError::Unknown)?;
+        self.signal_group(signal)
+    }
+
+    /// Tells its terminal a new size, and so its foreground process (SIGWINCH). Without a terminal it is
+    /// [`io::ErrorKind::Unsupported`].
+    pub fn resize(&self, size: TerminalSize) -> io::Result<()> {
+        match &self.terminal {
+            Some(terminal) => terminal.resize(size),
+            None => Err(io::Error::from(io::ErrorKind::Unsupported)),
+        }
+    }
+
+    /// Ends it: SIGHUP to its group (and to what has the keyboard), SIGKILL after `grace`.
+    ///
+    /// A process that left the group for a session of its own survives, as under sshd. When this future is
+    /// dropped the rest of the grace is forfeit and SIGKILL is sent at once.
+    pub async fn end(self, grace: Duration) -> io::Result<Exit> {
+        let mut ending = Ending(self);
+        ending.0.hang_up();
+        if let Ok(ended) = tokio::time::timeout(grace, ending.0.wait()).await {
+            return ended;
+        }
+        ending.0.kill();
+        ending.0.wait().await
+    }
+
+    fn hang_up(&self) {
+        for signal in [Signal::SIGHUP, Signal::SIGCONT] {
+            self.signal_everything(signal);
+        }
+    }
+
+    fn kill(&self) {
+        self.signal_everything(Signal::SIGKILL);
+    }
+
+    fn signal_everything(&self, signal: Signal) {
+        let leader = self.group();
+        // Ended or refused: there is nothing left to signal, or nobody may.
+        let _unsent = self.signal_group(signal);
+        let foreground = self.terminal.as_ref().and_then(Terminal::foreground_group);
+        if let Some(group) =
+            foreground.filter(|group| Some(*group) != leader && *group > 1 && leader.is_some())
+        {
+            let _unsent = killpg(Pid::from_raw(group), signal);
+        }
+    }
+
+    fn signal_group(&self, signal: Signal) -> Result<(), SignalError> {
+        // The number cannot belong to another process: it is known only until the child is reaped, which
+        // takes `&mut self`.
+        let group = self.group().ok_or(SignalError::Ended)?;
+        killpg(Pid::from_raw(group), signal).map_err(|errno| SignalError::Refused(errno.into()))
+    }
+
+    fn group(&self) -> Option<i32> {
+        self.process.id().and_then(|pid| i32::try_from(pid).ok())
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.hang_up();
+    }
+}
+
+/// A child that is being ended: whoever gives up waiting kills it.
+struct Ending(Child);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.kill();
+    }
+}
