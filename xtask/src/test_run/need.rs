@@ -1,0 +1,130 @@
+//! Programs that tests drive: real clients and servers. Missing ones are installed where that is allowed
+//! (Debian, as root) and named otherwise.
+
+use crate::process::succeeds;
+use anyhow::{Context, Result};
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+struct Need {
+    program: &'static str,
+    package: &'static str,
+}
+
+const NEEDS: [Need; 8] = [
+    Need { program: "ssh", package: "openssh-client" },
+    Need { program: "ssh-keygen", package: "openssh-client" },
+    Need { program: "sftp", package: "openssh-client" },
+    Need { program: "sshd", package: "openssh-server" },
+    Need { program: "rsync", package: "rsync" },
+    Need { program: "ansible", package: "ansible-core" },
+    Need { program: "tmux", package: "tmux" },
+    Need { program: "sqlite3", package: "sqlite3" },
+];
+
+/// Where servers are, which the PATH of a plain user leaves out.
+const SERVER_DIRECTORIES: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
+
+/// How long to wait for another package manager, in seconds.
+const LOCK_WAIT: &str = "DPkg::Lock::Timeout=300";
+
+/// Sees to it that everything is there; gives what to tell a person when it cannot be.
+pub(super) fn provide() -> Result<Option<String>> {
+    let missing = missing();
+    println!("tests use {}: {} missing", programs(&NEEDS.iter().collect::<Vec<_>>()), missing.len());
+    if missing.is_empty() {
+        return Ok(None);
+    }
+    let packages: BTreeSet<&str> = missing.iter().map(|need| need.package).collect();
+    let by_hand = format!(
+        "missing: {}\ninstall the Debian packages {} (or what provides these programs) and run this again",
+        programs(&missing),
+        packages.iter().copied().collect::<Vec<_>>().join(" ")
+    );
+    let may_install = rustix::process::geteuid().is_root() && find("apt-get");
+    if !may_install || !install(&packages)? {
+        return Ok(Some(by_hand));
+    }
+    Ok((!self::missing().is_empty()).then_some(by_hand))
+}
+
+fn missing() -> Vec<&'static Need> {
+    NEEDS.iter().filter(|need| !find(need.program)).collect()
+}
+
+fn programs(needs: &[&Need]) -> String {
+    needs.iter().map(|need| need.program).collect::<Vec<_>>().join(", ")
+}
+
+fn find(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let servers = SERVER_DIRECTORIES.iter().map(|directory| Path::new(directory).to_owned());
+    std::env::split_paths(&path).chain(servers).any(|directory| directory.join(program).is_file())
+}
+
+/// True when the packages were installed. The lists are fetched when there are none, or when they are too
+/// old to be of use.
+fn install(packages: &BTreeSet<&str>) -> Result<bool> {
+    let _no_daemons = NoDaemons::enforce()?;
+    if !has_package_lists() && !succeeds(apt_get().arg("update"))? {
+        return Ok(false);
+    }
+    let attempt = || succeeds(apt_get().args(["install", "--yes", "--no-install-recommends"]).args(packages));
+    Ok(attempt()? || succeeds(apt_get().arg("update"))? && attempt()?)
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-o", LOCK_WAIT]).stdin(Stdio::null());
+    command
+}
+
+fn has_package_lists() -> bool {
+    let Ok(entries) = std::fs::read_dir("/var/lib/apt/lists") else { return false };
+    entries.flatten().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
+}
+
+/// Keeps packages from starting their servers, as long as it lives. A policy that is there already stays.
+struct NoDaemons {
+    ours: bool,
+}
+
+impl NoDaemons {
+    const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+    fn enforce() -> Result<Self> {
+        let created = OpenOptions::new().write(true).create_new(true).mode(0o755).open(Self::POLICY);
+        match created {
+            Ok(mut file) => {
+                file.write_all(b"#!/bin/sh\nexit 101\n").context("cannot write policy-rc.d")?;
+                Ok(Self { ours: true })
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(Self { ours: false }),
+            Err(error) => Err(error).context("cannot create policy-rc.d"),
+        }
+    }
+}
+
+impl Drop for NoDaemons {
+    fn drop(&mut self) {
+        if self.ours {
+            // Somebody else may have removed it.
+            let _ = std::fs::remove_file(Self::POLICY);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_on_the_path() {
+        assert!(find("sh"));
+        assert!(!find("no-such-program-anywhere"));
+    }
+}
