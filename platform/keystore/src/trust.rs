@@ -75,6 +75,11 @@ impl TrustStore {
         self.0.load().cluster.clone()
     }
 
+    /// Pins of the host authorities, as a process that joins wants them.
+    pub fn host_pins(&self) -> Vec<String> {
+        self.0.load().host.iter().filter_map(|der| pin_of_certificate(der)).collect()
+    }
+
     /// Who a certificate chain (leaf first) belongs to, after verifying it at `now` for `audience`.
     ///
     /// A user is believed from the user authority only, a process from the host authority only.

@@ -35,6 +35,9 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
+    /// There is no address to try.
+    #[error("no address is configured")]
+    NoAddress,
     /// It took too long.
     #[error("{address} did not answer within {} s", .within.as_secs())]
     TimedOut {
@@ -74,6 +77,27 @@ pub async fn connect_tls(
     tokio::time::timeout(CONNECT_TIMEOUT, attempt)
         .await
         .map_err(|_| ConnectError::TimedOut { address: address.clone(), within: CONNECT_TIMEOUT })?
+}
+
+/// Connects over TLS to the first of several addresses that answers.
+///
+/// # Errors
+/// That of the last address.
+pub async fn connect_any(
+    addresses: &[HostPort],
+    config: Arc<ClientConfig>,
+) -> Result<TlsStream<TcpStream>, ConnectError> {
+    let mut last = ConnectError::NoAddress;
+    for address in addresses {
+        match connect_tls(address, config.clone()).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => {
+                tracing::debug!(%address, %error, "an address did not answer");
+                last = error;
+            }
+        }
+    }
+    Err(last)
 }
 
 /// Runs a TLS handshake over a stream that is there already.

@@ -13,7 +13,7 @@ mod tunnel;
 
 pub use accept::{BindError, accept_loop, bind, tune};
 pub use adapter::{Adapter, Dialed, Dialer, Entry, Inbound};
-pub use connect::{CONNECT_TIMEOUT, ConnectError, connect_tcp, connect_tls, tls_over};
+pub use connect::{CONNECT_TIMEOUT, ConnectError, connect_any, connect_tcp, connect_tls, tls_over};
 pub use hello::{HELLO_BYTES_MAX, HELLO_TIMEOUT, Hello, HelloError, read_hello, read_proxy_header};
 pub use message::{DIAL_MESSAGE_TIMEOUT, MessageError, read_message, write_message};
 pub use splice::splice;

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint, Uri};
-use wayleave_net::{ConnectError, connect_tls};
+use wayleave_net::connect_any;
 use wayleave_vocab::HostPort;
 
 /// How long one call may take; streams are not bound by it.
@@ -29,24 +29,4 @@ pub fn channel(addresses: Vec<HostPort>, tls: Arc<ClientConfig>) -> Channel {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .connect_with_connector_lazy(connector)
-}
-
-async fn connect_any(
-    addresses: &[HostPort],
-    tls: Arc<ClientConfig>,
-) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, ConnectError> {
-    let mut last = None;
-    for address in addresses {
-        match connect_tls(address, tls.clone()).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => {
-                tracing::debug!(%address, %error, "an address did not answer");
-                last = Some(error);
-            }
-        }
-    }
-    Err(last.unwrap_or_else(|| ConnectError::Tcp {
-        address: HostPort::from_socket(([0, 0, 0, 0], 0).into()),
-        source: io::Error::new(io::ErrorKind::AddrNotAvailable, "no address is configured"),
-    }))
 }

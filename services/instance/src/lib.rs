@@ -1,1 +1,15 @@
-//! Under construction.
+//! The identity of one process: joined once with a token, kept in `data_dir`, renewed before it ends.
+//!
+//! A process that has no identity trusts nothing blindly: it needs the pin of the cluster's host authority. What the
+//! identity is used for is the business of the services that it is handed to.
+
+mod error;
+mod join;
+mod join_token;
+mod renew;
+mod stored;
+
+pub use error::InstanceError;
+pub use join::{ClusterAddresses, Instance, InstanceConfig, RoleIdentity};
+pub use join_token::JoinToken;
+pub use renew::renew_loop;

@@ -137,6 +137,17 @@ pub enum DialRefusal {
     },
 }
 
+/// What a proxy puts in front of a client's own TLS when it passes a connection on to Auth. Auth believes it because
+/// the stream is authenticated as Proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardHeader {
+    /// Version of this message.
+    pub v: u8,
+    /// Where the client connected from.
+    pub client_address: std::net::SocketAddr,
+}
+
 /// Bytes that are no message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {

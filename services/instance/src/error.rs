@@ -1,0 +1,85 @@
+//! Why a process has no identity, and what its operator does about it.
+
+use std::collections::BTreeSet;
+use wayleave_keystore::{CredentialsError, IdentityDirError, TlsConfigError};
+use wayleave_vocab::SystemRole;
+
+/// A process that cannot get or keep its identity.
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    /// There is no identity and no token.
+    #[error(
+        "this process has not joined the cluster and has no join token: make one with \
+         `way tokens add --type {wanted}` and set it as wayleave.auth_token"
+    )]
+    NoToken {
+        /// The roles it needs, as `--type` takes them.
+        wanted: String,
+    },
+    /// There is an identity that lacks a role and no token that could add it.
+    #[error(
+        "this process has joined without the role {missing}: make a token with `way tokens add --type {missing}`, \
+         set it as wayleave.auth_token and start again (its host id stays)"
+    )]
+    RoleMissing {
+        /// The role.
+        missing: String,
+    },
+    /// There is nothing to verify the cluster by.
+    #[error(
+        "nothing vouches for the cluster yet: set wayleave.ca_pin to a value that `way -c FILE status` prints on the \
+         Auth host, or give the proxy a web certificate of a public authority"
+    )]
+    NothingToTrust,
+    /// The identity cannot be read or written.
+    #[error("the identity in the data directory cannot be used")]
+    Directory(#[source] IdentityDirError),
+    /// The identity is damaged.
+    #[error("the identity in the data directory is damaged: {0}: delete the data directory and join with a new token")]
+    Damaged(String),
+    /// The cluster cannot be reached.
+    #[error("the Auth Service cannot be reached: {0}")]
+    Unreachable(String),
+    /// The cluster refused.
+    #[error("the cluster refused: {0}")]
+    Refused(String),
+    /// The answer of the cluster is unusable.
+    #[error("the answer of the Auth Service is unusable: {0}")]
+    BadAnswer(String),
+    /// Keys or certificates cannot be used.
+    #[error("the keys or certificates cannot be used")]
+    Credentials(#[source] CredentialsError),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] TlsConfigError),
+}
+
+impl InstanceError {
+    pub(crate) fn from_status(status: &tonic::Status) -> Self {
+        match status.code() {
+            tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => {
+                Self::Unreachable(with_sources(status))
+            }
+            _ => Self::Refused(status.message().to_owned()),
+        }
+    }
+}
+
+/// A status and what caused it: the transport hides the interesting part in its sources.
+fn with_sources(status: &tonic::Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        source = error.source();
+    }
+    text
+}
+
+pub(crate) fn role_list(roles: &BTreeSet<SystemRole>) -> String {
+    roles.iter().map(|role| role.as_str().to_lowercase()).collect::<Vec<_>>().join(",")
+}

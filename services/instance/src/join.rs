@@ -1,0 +1,388 @@
+//! Opening an identity, or joining for one.
+
+use crate::error::{InstanceError, role_list};
+use crate::join_token::JoinToken;
+use crate::stored::{FILE, StoredCertificate, StoredIdentity, VERSION};
+use data_encoding::HEXLOWER;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tonic::transport::Channel;
+use wayleave_api::auth::host_client::HostClient;
+use wayleave_api::auth::public_client::PublicClient;
+use wayleave_api::auth::{JoinRequest, JoinResponse, PublicKeys, RenewRequest, SignedSnapshot};
+use wayleave_api::{ALPN_AUTH, auth};
+use wayleave_keystore::{Credentials, IdentityDir, Pins, TlsKey, TrustStore, client_config, pinned_client_config};
+use wayleave_rpc::channel;
+use wayleave_runtime::{Clock, random_bytes};
+use wayleave_ssh::KeyPair;
+use wayleave_vocab::{ClusterName, HostId, HostPort, NodeName, Secret, SystemRole, Wall};
+
+/// The certificate that every process holds beside those of its roles.
+const INSTANCE: &str = "Instance";
+/// Host certificates live this long when the answer does not say otherwise.
+const VALIDITY_UNKNOWN_SECS: u64 = 3600;
+
+/// Where the cluster is reached: Auth itself, or proxies that pass the connection through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterAddresses(pub Vec<HostPort>);
+
+/// What a process needs to get its identity.
+pub struct InstanceConfig {
+    /// Directory of the process's state.
+    pub data_dir: PathBuf,
+    /// The name in host certificates.
+    pub node_name: NodeName,
+    /// The roles that the configuration enables.
+    pub roles: BTreeSet<SystemRole>,
+    /// Token, if one is configured.
+    pub token: Option<JoinToken>,
+    /// Pins of the host authority, if configured.
+    pub pins: Pins,
+    /// Where the cluster is.
+    pub addresses: ClusterAddresses,
+    /// Further names for the host certificates.
+    pub additional_principals: Vec<String>,
+}
+
+/// The identity of this process.
+pub struct Instance {
+    host_id: HostId,
+    cluster: ClusterName,
+    trust: TrustStore,
+    own: Credentials,
+    roles: BTreeMap<SystemRole, RoleIdentity>,
+    policy_key_spki: Vec<u8>,
+    joined_with: Mutex<Option<SignedSnapshot>>,
+    directory: IdentityDir,
+    stored: Mutex<StoredIdentity>,
+    channel: Channel,
+    additional_principals: Vec<String>,
+}
+
+/// What a service of one role presents.
+#[derive(Clone)]
+pub struct RoleIdentity {
+    /// For TLS.
+    pub tls: Credentials,
+    /// For SSH: the current host key and certificate.
+    pub ssh: Arc<Mutex<SshIdentity>>,
+}
+
+/// An SSH host key with its certificate.
+#[derive(Clone)]
+pub struct SshIdentity {
+    /// Private key, OpenSSH format.
+    pub key_openssh: Secret,
+    /// Certificate, one line.
+    pub certificate: String,
+}
+
+impl Instance {
+    /// Reads the identity from the data directory; joins, or joins again for a role that it lacks.
+    ///
+    /// # Errors
+    /// See [`InstanceError`]; each says what to do.
+    pub async fn open(config: InstanceConfig, clock: &dyn Clock) -> Result<Self, InstanceError> {
+        let directory =
+            IdentityDir::open(&config.data_dir.join("identity")).map_err(InstanceError::Directory)?;
+        let stored: Option<StoredIdentity> = directory.read(FILE).map_err(InstanceError::Directory)?;
+        let Some(stored) = stored else {
+            let (stored, snapshot) = join(&config, clock.wall()).await?;
+            directory.write(FILE, &stored).map_err(InstanceError::Directory)?;
+            tracing::info!(host_id = %stored.host_id, cluster = %stored.cluster_name, "joined the cluster");
+            return Self::from_stored(stored, snapshot, directory, &config);
+        };
+        if stored.version != VERSION {
+            return Err(InstanceError::Damaged(format!("version {} of the identity", stored.version)));
+        }
+        let instance = Self::from_stored(stored, None, directory, &config)?;
+        let missing: BTreeSet<SystemRole> =
+            config.roles.iter().copied().filter(|role| !instance.roles.contains_key(role)).collect();
+        if missing.is_empty() {
+            return Ok(instance);
+        }
+        let Some(token) = &config.token else {
+            return Err(InstanceError::RoleMissing { missing: role_list(&missing) });
+        };
+        let (stored, snapshot) = instance.extend(token, &config, &missing, clock.wall()).await?;
+        instance.directory.write(FILE, &stored).map_err(InstanceError::Directory)?;
+        tracing::info!(host_id = %stored.host_id, roles = %role_list(&missing), "joined again with more roles");
+        Self::from_stored(stored, snapshot, instance.directory, &config)
+    }
+
+    /// The id that Auth assigned.
+    pub fn host_id(&self) -> HostId {
+        self.host_id
+    }
+
+    /// The cluster it belongs to.
+    pub fn cluster(&self) -> &ClusterName {
+        &self.cluster
+    }
+
+    /// Whom it believes. Follows the policy once the services run.
+    pub fn trust(&self) -> &TrustStore {
+        &self.trust
+    }
+
+    /// What a role presents; `None` when the process does not hold it.
+    pub fn role(&self, role: SystemRole) -> Option<&RoleIdentity> {
+        self.roles.get(&role)
+    }
+
+    /// The key that signs policy, SPKI DER.
+    pub fn policy_key_spki(&self) -> &[u8] {
+        &self.policy_key_spki
+    }
+
+    /// The policy that came with joining, once.
+    pub fn take_joined_snapshot(&self) -> Option<SignedSnapshot> {
+        self.joined_with.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// A channel to Auth that presents the instance certificate.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// A channel to Auth that presents the certificate of one role.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up or the process does not hold the role.
+    pub fn channel_as(
+        &self,
+        role: SystemRole,
+        addresses: &ClusterAddresses,
+    ) -> Result<Channel, InstanceError> {
+        let identity = self
+            .role(role)
+            .ok_or_else(|| InstanceError::RoleMissing { missing: role.as_str().to_lowercase() })?;
+        let tls = client_config(&identity.tls, &self.trust, SystemRole::Auth, None, &[ALPN_AUTH])
+            .map_err(InstanceError::Tls)?;
+        Ok(channel(addresses.0.clone(), tls))
+    }
+
+    pub(crate) fn validity(&self) -> (Wall, Wall) {
+        let stored = self.lock_stored();
+        (stored.issued, stored.not_after)
+    }
+
+    /// New certificates for the same roles; the services present them from the next handshake.
+    pub(crate) async fn renew(&self, now: Wall) -> Result<(), InstanceError> {
+        let roles: BTreeSet<SystemRole> = self.roles.keys().copied().collect();
+        let keys = NewKeys::generate(&roles)?;
+        let request = RenewRequest {
+            system_roles: roles.iter().map(ToString::to_string).collect(),
+            keys: keys.public(),
+            additional_principals: self.additional_principals.clone(),
+        };
+        let answer = HostClient::new(self.channel.clone())
+            .renew(request)
+            .await
+            .map_err(|status| InstanceError::from_status(&status))?
+            .into_inner();
+        let (stored, _) = keys.with_answer(answer, now)?;
+        self.directory.write(FILE, &stored).map_err(InstanceError::Directory)?;
+        self.present(&stored)?;
+        *self.lock_stored() = stored;
+        Ok(())
+    }
+
+    async fn extend(
+        &self,
+        token: &JoinToken,
+        config: &InstanceConfig,
+        missing: &BTreeSet<SystemRole>,
+        now: Wall,
+    ) -> Result<(StoredIdentity, Option<SignedSnapshot>), InstanceError> {
+        let all: BTreeSet<SystemRole> = self.roles.keys().copied().chain(missing.iter().copied()).collect();
+        let keys = NewKeys::generate(&all)?;
+        let request = join_request(config, token, &all, &keys);
+        let answer = HostClient::new(self.channel.clone())
+            .extend_roles(request)
+            .await
+            .map_err(|status| InstanceError::from_status(&status))?
+            .into_inner();
+        keys.with_answer(answer, now)
+    }
+
+    fn from_stored(
+        stored: StoredIdentity,
+        joined_with: Option<SignedSnapshot>,
+        directory: IdentityDir,
+        config: &InstanceConfig,
+    ) -> Result<Self, InstanceError> {
+        let trust = TrustStore::empty();
+        trust.replace(&stored.cluster_name, &stored.host_ca_pem, "");
+        let own = Credentials::empty();
+        let tls = client_config(&own, &trust, SystemRole::Auth, None, &[ALPN_AUTH])
+            .map_err(InstanceError::Tls)?;
+        let mut roles = BTreeMap::new();
+        for certificate in stored.certificates.iter().filter(|c| c.role != INSTANCE) {
+            let role = certificate
+                .role
+                .parse()
+                .map_err(|_| InstanceError::Damaged(format!("the role {:?}", certificate.role)))?;
+            let ssh = Arc::new(Mutex::new(ssh_identity(certificate)));
+            roles.insert(role, RoleIdentity { tls: Credentials::empty(), ssh });
+        }
+        let instance = Self {
+            host_id: stored.host_id,
+            cluster: stored.cluster_name.clone(),
+            trust,
+            own,
+            roles,
+            policy_key_spki: from_hex(&stored.policy_key_spki_hex)?,
+            joined_with: Mutex::new(joined_with),
+            directory,
+            channel: channel(config.addresses.0.clone(), tls),
+            additional_principals: config.additional_principals.clone(),
+            stored: Mutex::new(stored.clone()),
+        };
+        instance.present(&stored)?;
+        Ok(instance)
+    }
+
+    /// Hands certificates to everything that presents them.
+    fn present(&self, stored: &StoredIdentity) -> Result<(), InstanceError> {
+        for certificate in &stored.certificates {
+            let key = Secret::new(certificate.tls_key_pem.clone());
+            let credentials = if certificate.role == INSTANCE {
+                &self.own
+            } else {
+                let Some(identity) = certificate.role.parse().ok().and_then(|r| self.roles.get(&r)) else {
+                    continue;
+                };
+                *identity.ssh.lock().unwrap_or_else(PoisonError::into_inner) = ssh_identity(certificate);
+                &identity.tls
+            };
+            credentials.replace(&certificate.tls_chain_pem, &key).map_err(InstanceError::Credentials)?;
+        }
+        Ok(())
+    }
+
+    fn lock_stored(&self) -> MutexGuard<'_, StoredIdentity> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn join(
+    config: &InstanceConfig,
+    now: Wall,
+) -> Result<(StoredIdentity, Option<SignedSnapshot>), InstanceError> {
+    let Some(token) = &config.token else {
+        return Err(InstanceError::NoToken { wanted: role_list(&config.roles) });
+    };
+    if config.pins.is_empty() {
+        return Err(InstanceError::NothingToTrust);
+    }
+    let tls =
+        pinned_client_config(&config.pins, SystemRole::Auth, &[ALPN_AUTH]).map_err(InstanceError::Tls)?;
+    let keys = NewKeys::generate(&config.roles)?;
+    let request = join_request(config, token, &config.roles, &keys);
+    let answer = PublicClient::new(channel(config.addresses.0.clone(), tls))
+        .join(request)
+        .await
+        .map_err(|status| InstanceError::from_status(&status))?
+        .into_inner();
+    keys.with_answer(answer, now)
+}
+
+fn join_request(
+    config: &InstanceConfig,
+    token: &JoinToken,
+    roles: &BTreeSet<SystemRole>,
+    keys: &NewKeys,
+) -> JoinRequest {
+    JoinRequest {
+        token_name: token.name().to_owned(),
+        token_secret: token.secret().expose_secret().to_owned(),
+        system_roles: roles.iter().map(ToString::to_string).collect(),
+        hostname: config.node_name.to_string(),
+        keys: keys.public(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        additional_principals: config.additional_principals.clone(),
+    }
+}
+
+/// Fresh keys: one pair for the instance, one for each role, in order.
+struct NewKeys(Vec<(String, TlsKey, KeyPair)>);
+
+impl NewKeys {
+    fn generate(roles: &BTreeSet<SystemRole>) -> Result<Self, InstanceError> {
+        std::iter::once(INSTANCE.to_owned())
+            .chain(roles.iter().map(ToString::to_string))
+            .map(|name| {
+                let tls = TlsKey::generate().map_err(InstanceError::Credentials)?;
+                Ok((name, tls, KeyPair::from_seed(&random_bytes())))
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    fn public(&self) -> Vec<PublicKeys> {
+        let one = |(_, tls, ssh): &(String, TlsKey, KeyPair)| PublicKeys {
+            tls_spki_der: tls.spki_der(),
+            ssh_public_key: ssh.public_key().to_openssh(),
+        };
+        self.0.iter().map(one).collect()
+    }
+
+    /// Joins the private keys and the certificates that came for them.
+    fn with_answer(
+        self,
+        answer: JoinResponse,
+        now: Wall,
+    ) -> Result<(StoredIdentity, Option<SignedSnapshot>), InstanceError> {
+        let bad = |what: &str| InstanceError::BadAnswer(what.to_owned());
+        let trust = answer.trust.ok_or_else(|| bad("it has no trust bundle"))?;
+        let mut certificates = Vec::new();
+        let mut not_after = now.after(std::time::Duration::from_secs(VALIDITY_UNKNOWN_SECS));
+        for (name, tls, ssh) in self.0 {
+            let issued: &auth::HostCertificate = answer
+                .certificates
+                .iter()
+                .find(|c| c.role == name)
+                .ok_or_else(|| bad("a certificate is missing"))?;
+            let tls_key_pem = tls.to_pem();
+            let credentials = Credentials::from_pem(&issued.tls_chain_pem, &tls_key_pem)
+                .map_err(InstanceError::Credentials)?;
+            let leaf = credentials.leaf().ok_or_else(|| bad("a certificate is missing"))?;
+            let principal = wayleave_keystore::principal_from_certificate(&leaf)
+                .map_err(|e| InstanceError::BadAnswer(e.to_string()))?;
+            not_after = if name == INSTANCE { principal.not_after() } else { not_after.min(principal.not_after()) };
+            certificates.push(StoredCertificate {
+                role: name,
+                tls_key_pem: tls_key_pem.expose_secret().to_owned(),
+                tls_chain_pem: issued.tls_chain_pem.clone(),
+                ssh_key_openssh: ssh.to_openssh("wayleave").to_string(),
+                ssh_certificate: issued.ssh_certificate.clone(),
+            });
+        }
+        let stored = StoredIdentity {
+            version: VERSION,
+            host_id: answer.host_id.parse().map_err(|_| bad("the host id is no UUID"))?,
+            cluster_name: answer.cluster_name.parse().map_err(|_| bad("the cluster name is none"))?,
+            certificates,
+            host_ca_pem: trust.host_ca_pem,
+            policy_key_spki_hex: HEXLOWER.encode(&trust.policy_key_spki_der),
+            issued: now,
+            not_after,
+        };
+        Ok((stored, trust.snapshot))
+    }
+}
+
+fn ssh_identity(certificate: &StoredCertificate) -> SshIdentity {
+    SshIdentity {
+        key_openssh: Secret::new(certificate.ssh_key_openssh.clone()),
+        certificate: certificate.ssh_certificate.clone(),
+    }
+}
+
+fn from_hex(text: &str) -> Result<Vec<u8>, InstanceError> {
+    HEXLOWER
+        .decode(text.as_bytes())
+        .map_err(|_| InstanceError::Damaged("the policy key is not hexadecimal".to_owned()))
+}

@@ -1,0 +1,97 @@
+//! The tunnels of the agents that are connected here. This proxy is the only authority on them.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+use wayleave_net::Tunnel;
+use wayleave_vocab::HostId;
+
+/// One tunnel of one agent.
+#[derive(Clone)]
+struct Held {
+    id: u64,
+    /// When the agent's process started: a newer life is preferred.
+    started_ms: u64,
+    tunnel: Tunnel,
+}
+
+/// All tunnels held here, by agent.
+pub(crate) struct Registry {
+    held: Mutex<Tunnels>,
+    /// Counts changes, so that routes follow.
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Tunnels {
+    by_host: HashMap<HostId, Vec<Held>>,
+    next_id: u64,
+}
+
+/// Keeps a tunnel registered; dropping it removes the tunnel.
+pub(crate) struct Registered<'a> {
+    registry: &'a Registry,
+    host_id: HostId,
+    id: u64,
+}
+
+impl Registry {
+    pub(crate) fn new() -> Self {
+        Self { held: Mutex::default(), changed: watch::Sender::new(0) }
+    }
+
+    /// Registers a tunnel; the agent is reachable through it from now on.
+    pub(crate) fn register(&self, host_id: HostId, started_ms: u64, tunnel: Tunnel) -> Registered<'_> {
+        let mut held = self.lock();
+        held.next_id += 1;
+        let id = held.next_id;
+        held.by_host.entry(host_id).or_default().push(Held { id, started_ms, tunnel });
+        drop(held);
+        self.changed.send_modify(|count| *count += 1);
+        Registered { registry: self, host_id, id }
+    }
+
+    /// The best tunnel of an agent: of its newest life, the one that came last.
+    pub(crate) fn find(&self, host_id: HostId) -> Option<Tunnel> {
+        let held = self.lock();
+        let tunnels = held.by_host.get(&host_id)?;
+        tunnels
+            .iter()
+            .filter(|h| !h.tunnel.is_ended())
+            .max_by_key(|h| (h.started_ms, h.id))
+            .map(|h| h.tunnel.clone())
+    }
+
+    /// The agents that have a tunnel here.
+    pub(crate) fn hosts(&self) -> Vec<HostId> {
+        self.lock().by_host.keys().copied().collect()
+    }
+
+    /// Streams that run through tunnels held here.
+    pub(crate) fn stream_count(&self) -> usize {
+        self.lock().by_host.values().flatten().map(|h| h.tunnel.stream_count()).sum()
+    }
+
+    /// Tells when tunnels come and go.
+    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tunnels> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        let mut held = self.registry.lock();
+        if let Some(tunnels) = held.by_host.get_mut(&self.host_id) {
+            tunnels.retain(|h| h.id != self.id);
+            if tunnels.is_empty() {
+                held.by_host.remove(&self.host_id);
+            }
+        }
+        drop(held);
+        self.registry.changed.send_modify(|count| *count += 1);
+    }
+}
