@@ -3,7 +3,7 @@
 //! Values of supported keys are read by `section`; this pass never looks at them, except that a
 //! section must be a map and a list of sections a list of maps.
 
-use crate::error::{INSTANCE_ALIAS, INSTANCE_SECTION, KeyPath, Report};
+use crate::error::{INSTANCE_ALIAS, INSTANCE_SECTION, KeyPath, Report, cut};
 use crate::keys::{self, Class, Key, Kind, Passes};
 use crate::yaml::{Entry, Node, Value};
 
@@ -49,7 +49,7 @@ fn check_map(report: &Report, path: &KeyPath, entries: &[Entry], is_on: bool) {
             Class::Elsewhere { passes, instead } => {
                 if is_on && !passes.admits(&entry.value) {
                     let found = passes.describe(&entry.value);
-                    let expected = format!("{}: {instead}", passes.expected());
+                    let expected = format!("{} ({instead})", passes.expected());
                     report.mistake(entry.place, &path, found, expected);
                 }
             }
@@ -94,7 +94,7 @@ fn report_unknown(report: &Report, path: &KeyPath, entry: &Entry) {
     let expected = if parent.is_empty() {
         "a section of docs/reference/config.md".to_owned()
     } else {
-        format!("a key of {parent}, see docs/reference/config.md")
+        format!("a key of {}, see docs/reference/config.md", cut(parent))
     };
     report.mistake_with(entry.place, path, "an unknown key", expected, suggestion);
 }
@@ -162,6 +162,10 @@ impl Passes {
         match (self, &node.value) {
             (Self::Disabled, Value::Scalar(text)) if flag(text).is_some() => node.describe(),
             (Self::Disabled, Value::Scalar(_)) => "a value".to_owned(),
+            (Self::OneOf(_), Value::List(items)) => {
+                let wrong = items.iter().find(|item| matches!(item.value, Value::Null) || !self.admits(item));
+                wrong.map_or_else(|| node.describe(), Node::describe)
+            }
             (Self::Disabled | Self::OneOf(_), _) => node.describe(),
         }
     }
@@ -169,7 +173,7 @@ impl Passes {
     /// The values that pass, in words.
     pub(crate) fn expected(&self) -> String {
         match self {
-            Self::Disabled => "nothing that is switched on here".to_owned(),
+            Self::Disabled => "it absent or switched off".to_owned(),
             Self::OneOf(words) => keys::one_of(words),
         }
     }

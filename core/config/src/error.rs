@@ -92,7 +92,12 @@ pub(crate) struct KeyPath {
 
 impl KeyPath {
     pub(crate) fn child(&self, key: &str) -> Self {
-        let table_key = if self.table.is_empty() && key == INSTANCE_ALIAS { INSTANCE_SECTION } else { key };
+        let table_key = match key {
+            INSTANCE_ALIAS if self.table.is_empty() => INSTANCE_SECTION,
+            // A key is one word. `auth_service.enabled: no` on one line must not pass for a path.
+            key if key.contains(['.', '[', ']']) || key.chars().any(char::is_control) => NO_KEY,
+            key => key,
+        };
         Self { table: join(&self.table, table_key), shown: join(&self.shown, &cut(key)) }
     }
 
@@ -105,6 +110,9 @@ impl KeyPath {
 pub(crate) const INSTANCE_SECTION: &str = "wayleave";
 /// The field's name for the same section, accepted so that existing files load.
 pub(crate) const INSTANCE_ALIAS: &str = "teleport";
+
+/// Stands in the table's path for what cannot be a key of the table.
+const NO_KEY: &str = "?";
 
 fn join(parent: &str, key: &str) -> String {
     if parent.is_empty() { key.to_owned() } else { format!("{parent}.{key}") }

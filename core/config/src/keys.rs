@@ -116,10 +116,67 @@ impl Kind {
         }
     }
 
+    /// What belongs at one item of such a list or one value of such a map.
+    pub(crate) fn expected_item(self) -> String {
+        match self {
+            Self::Addresses => "host:port".to_owned(),
+            Self::Networks => "a network such as 10.0.0.0/8".to_owned(),
+            Self::Labels => "a label's text".to_owned(),
+            Self::Words => "a word".to_owned(),
+            Self::Tokens => "\"roles:secret\", \"roles:/path\" or /path".to_owned(),
+            Self::Pins => {
+                "sha256: and 64 hexadecimal digits, or the absolute path of a file with it".to_owned()
+            }
+            other => other.expected(),
+        }
+    }
+
     /// True where an error must not repeat the value.
     pub(crate) fn is_secret(self) -> bool {
         matches!(self, Self::Secret | Self::Tokens)
     }
+}
+
+/// Words that the field has where a key takes others, and what is said about them.
+const WORDS_ELSEWHERE: &[(&str, &[&str], &str)] = &[
+    ("version", &["v1", "v2"], "files of this version mean other listeners: check them, then write v3"),
+    (
+        "wayleave.join_params.method",
+        &[
+            "ec2",
+            "iam",
+            "azure",
+            "azure_devops",
+            "gcp",
+            "github",
+            "gitlab",
+            "circleci",
+            "kubernetes",
+            "spacelift",
+            "terraform_cloud",
+            "tpm",
+            "bitbucket",
+            "oracle",
+            "env0",
+            "generic_oidc",
+            "bound_keypair",
+        ],
+        "this join method comes with a later release",
+    ),
+    ("wayleave.storage.type", &["etcd", "postgresql"], "this backend comes with a later release"),
+    (
+        "wayleave.storage.type",
+        &["dynamodb", "firestore", "cosmosdb", "spanner", "cockroachdb"],
+        "this backend is not supported",
+    ),
+];
+
+/// What is said about a word that the field has at a key and we have not.
+pub(crate) fn word_elsewhere(path: &str, word: &str) -> Option<&'static str> {
+    let is_it = |(at, words, _): &&(&str, &[&str], &str)| {
+        *at == path && words.iter().any(|known| known.eq_ignore_ascii_case(word))
+    };
+    WORDS_ELSEWHERE.iter().find(is_it).map(|(_, _, remark)| *remark)
 }
 
 fn ttl(secs: u64) -> String {

@@ -128,6 +128,8 @@ fn read_proxy_protocol(section: &Section<'_>) -> Option<ProxyProtocol> {
     let has_networks = section.place_of("proxy_protocol_from").is_some();
     match (is_on?, networks.is_empty()) {
         (true, false) => Some(ProxyProtocol::RequiredFrom(networks)),
+        // Networks that could not be read are reported already.
+        (true, true) if has_networks && !section.is_empty_list("proxy_protocol_from") => None,
         (true, true) => {
             let expected = "proxy_protocol_from with the networks of the load balancers: \
                             a header from anybody would let anybody choose an address";

@@ -62,12 +62,19 @@ impl<'a> Section<'a> {
             place: node.place,
             entries: entries(node),
         };
-        items.iter().enumerate().map(item).collect()
+        // What is no map is reported by the check of keys.
+        let maps = items.iter().enumerate().filter(|(_, node)| matches!(node.value, Value::Map(_)));
+        maps.map(item).collect()
     }
 
     /// True when the key is written, even without a value.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.entries.iter().any(|entry| entry.key == key)
+    }
+
+    /// True for `key: []`.
+    pub(crate) fn is_empty_list(&self, key: &str) -> bool {
+        matches!(self.get(key), Some(Node { value: Value::List(items), .. }) if items.is_empty())
     }
 
     /// Reports a mistake about the section as a whole.
@@ -109,7 +116,8 @@ impl<'a> Section<'a> {
         self.read(key, Kind::Choice(&[]), |field, node| {
             field.text(node, |text| {
                 let found = options.iter().find(|(word, _)| is_same(word, text));
-                found.map(|(_, value)| *value).ok_or_else(String::new)
+                let remark = || keys::word_elsewhere(&field.path.table, text).unwrap_or_default().to_owned();
+                found.map(|(_, value)| *value).ok_or_else(remark)
             })
         })
     }
@@ -197,9 +205,7 @@ impl<'a> Section<'a> {
                 Ok(text.to_owned())
             }
         });
-        if words.is_empty()
-            && matches!(self.get(key), Some(Node { value: Value::List(items), .. }) if items.is_empty())
-        {
+        if self.is_empty_list(key) {
             self.refuse(key, "an empty list", Kind::Words.expected());
         }
         (!words.is_empty()).then_some(words)
@@ -233,7 +239,7 @@ impl<'a> Section<'a> {
             };
             let mut map = BTreeMap::new();
             for entry in entries {
-                let field = Field { path: field.path.child(&entry.key), ..*field };
+                let field = Field { path: field.path.child(&entry.key), is_item: true, ..*field };
                 let text = field.text(&entry.value, |text| {
                     let one = BTreeMap::from([(entry.key.clone(), text.to_owned())]);
                     Labels::try_from(one).map(|_| text.to_owned()).map_err(|error| error.0)
@@ -272,7 +278,7 @@ impl<'a> Section<'a> {
             Some(Class::Supported { kind, default, .. }) => (*kind, *default),
             Some(Class::Elsewhere { .. }) | None => (kind, ""),
         };
-        let field = Field { report: self.report, path, kind };
+        let field = Field { report: self.report, path, kind, is_item: false };
         match self.get(key) {
             Some(node) => parse(&field, node),
             None if default.is_empty() => None,
@@ -291,7 +297,7 @@ impl<'a> Section<'a> {
         let items = self.read(key, kind, |field, node| match &node.value {
             Value::List(items) => {
                 let item = |(index, node): (usize, &Node)| {
-                    let field = Field { path: field.path.item(index), ..*field };
+                    let field = Field { path: field.path.item(index), is_item: true, ..*field };
                     field.text(node, &parse)
                 };
                 Some(items.iter().enumerate().filter_map(item).collect())
@@ -311,6 +317,8 @@ struct Field<'a> {
     report: &'a Report,
     path: KeyPath,
     kind: Kind,
+    /// True for one item of the list or map at the key.
+    is_item: bool,
 }
 
 impl Field<'_> {
@@ -335,8 +343,13 @@ impl Field<'_> {
     }
 
     fn wrong(&self, node: &Node, found: String, problem: &str) {
-        let found = if problem.is_empty() { found } else { format!("{found} ({problem})") };
-        self.report.mistake(node.place, &self.path, found, self.kind.expected());
+        let expected = if self.is_item { self.kind.expected_item() } else { self.kind.expected() };
+        let (found, expected) = match (problem, self.kind) {
+            ("", _) => (found, expected),
+            (rule, Kind::Name(_)) => (found, format!("{expected}: {rule}")),
+            (problem, _) => (format!("{found} ({problem})"), expected),
+        };
+        self.report.mistake(node.place, &self.path, found, expected);
     }
 }
 

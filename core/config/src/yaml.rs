@@ -333,9 +333,10 @@ fn syntax(error: &ScanError) -> Refusal {
     let mark = error.marker();
     let place = Place { line: mark.line().max(1), column: mark.col().saturating_add(1) };
     let (found, expected) = match error.kind() {
-        ErrorKind::TabNotAllowed | ErrorKind::TabInBlockIndentation | ErrorKind::TabInIndentation => {
-            ("a tab in the indentation".to_owned(), "spaces")
-        }
+        ErrorKind::TabNotAllowed
+        | ErrorKind::TabInBlockIndentation
+        | ErrorKind::TabInIndentation
+        | ErrorKind::TabInPlainScalar => ("a tab in the indentation".to_owned(), "spaces"),
         ErrorKind::MappingValueNotAllowed | ErrorKind::MappingKeyNotAllowed => (
             "a key where none can be".to_owned(),
             "the keys of one section each on its own line, indented alike, and values with a colon in quotes",
@@ -350,9 +351,18 @@ fn syntax(error: &ScanError) -> Refusal {
         ErrorKind::SimpleKeyExpected | ErrorKind::InvalidSimpleKey => {
             ("a line without a colon".to_owned(), "key: value")
         }
-        ErrorKind::UnclosedQuotedScalar => ("a quote that is never closed".to_owned(), "the closing quote"),
+        ErrorKind::UnclosedQuotedScalar | ErrorKind::InvalidQuotedScalarIndent => {
+            ("a quote that is never closed".to_owned(), "the closing quote")
+        }
         ErrorKind::UnclosedFlowCollection { open } => {
             (format!("a {open} that is never closed"), "the closing bracket")
+        }
+        ErrorKind::ExpectedFlowMappingSeparator | ErrorKind::ExpectedFlowSequenceSeparator => (
+            "something else where a bracketed list or map goes on".to_owned(),
+            "a comma or the closing bracket",
+        ),
+        ErrorKind::MisplacedFlowCollectionEnd => {
+            ("a closing bracket that nothing opened".to_owned(), "brackets in pairs")
         }
         ErrorKind::UnknownAnchor => ("an alias of something not defined".to_owned(), "an anchor before it"),
         ErrorKind::RecursionLimitExceeded => return too_deep(place),

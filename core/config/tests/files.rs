@@ -1,5 +1,7 @@
 //! Whole files: what the field writes, what we write, and what the defaults are.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;

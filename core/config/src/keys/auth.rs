@@ -23,7 +23,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     only(
         "auth_service.proxy_protocol",
-        &["no"],
+        &["off"],
         "the Auth API takes no PROXY headers; proxies tell it the client's address",
     ),
     here(
@@ -66,7 +66,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     only(
         "auth_service.authentication.device_trust.mode",
-        &["no"],
+        &["off"],
         "device trust is not supported; a file that demands it must not load without it",
     ),
     off(
@@ -86,7 +86,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     only(
         "auth_service.session_recording",
-        &["no"],
+        &["off"],
         "session recording comes with a later release; until then only off is accepted",
     ),
     only("auth_service.proxy_checks_host_keys", &["yes"], "host keys are always checked; remove the key"),

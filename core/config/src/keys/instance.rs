@@ -2,7 +2,7 @@
 
 use super::{ANY_DURATION, Key, Kind, PERIOD, here, off, only, section};
 
-const TLS_LISTS: &str = "the algorithms are fixed to current ones; remove the key (a list would restrict what is not configurable)";
+const TLS_LISTS: &str = "the algorithms are fixed to current ones and cannot be narrowed; remove the key";
 
 pub(super) const KEYS: &[Key] = &[
     section(
