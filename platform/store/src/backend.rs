@@ -228,3 +228,11 @@ pub trait Backend: Send + Sync {
 fn revision_of(done: StoreFuture<'_, Committed>) -> StoreFuture<'_, Revision> {
     Box::pin(async move { Ok(done.await?.revision) })
 }
+
+/// A page's bound on items.
+pub(crate) fn checked_limit(limit: usize) -> Result<usize, StoreError> {
+    match limit {
+        0 => Err(StoreError::Invalid { reason: "a page has room for at least one item" }),
+        some => Ok(some.min(RANGE_ITEMS_MAX)),
+    }
+}

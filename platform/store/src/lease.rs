@@ -50,12 +50,14 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    pub(crate) fn has_room(&self) -> Result<(), StoreError> {
-        if self.by_id.len() >= LEASES_MAX {
-            let given = u64::try_from(self.by_id.len()).unwrap_or(u64::MAX).saturating_add(1);
-            return Err(StoreError::TooLarge { what: "the number of leases", given, max: LEASES_MAX as u64 });
+    /// Refuses a further lease, `granted` ones not being inserted yet, when there are too many.
+    pub(crate) fn has_room_behind(&self, granted: usize) -> Result<(), StoreError> {
+        let count = self.by_id.len().saturating_add(granted);
+        if count < LEASES_MAX {
+            return Ok(());
         }
-        Ok(())
+        let given = u64::try_from(count).unwrap_or(u64::MAX).saturating_add(1);
+        Err(StoreError::TooLarge { what: "the number of leases", given, max: LEASES_MAX as u64 })
     }
 
     pub(crate) fn insert(&mut self, id: LeaseId, ttl: Duration, now: Mono) {

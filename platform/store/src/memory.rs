@@ -1,10 +1,10 @@
 //! The backend in the process's memory: the same semantics, nothing durable. For tests and simulation.
 
 use crate::backend::{
-    Backend, Committed, Condition, Item, Operation, Page, RANGE_BYTES_MAX, RANGE_ITEMS_MAX, Revision,
-    StoreFuture,
+    Backend, Committed, Condition, Item, Operation, Page, RANGE_BYTES_MAX, Revision, StoreFuture,
+    checked_limit,
 };
-use crate::clock::Clock;
+
 use crate::error::StoreError;
 use crate::history::{Change, Event, HistoryLimits, Mark, Retention};
 use crate::key::Key;
@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use wayleave_runtime::Clock;
 use wayleave_vocab::Mono;
 
 /// A backend without a file. Every operation is done when its future is first polled.
@@ -107,7 +108,7 @@ impl MemoryBackend {
     fn grant_now(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
         let mut data = self.open()?;
         let ttl = checked_ttl(ttl)?;
-        data.leases.has_room()?;
+        data.leases.has_room_behind(0)?;
         data.lease_last = data.lease_last.saturating_add(1);
         let id = LeaseId(data.lease_last);
         data.leases.insert(id, ttl, self.clock.mono());
@@ -168,14 +169,6 @@ impl MemoryBackend {
     }
 }
 
-/// A page's bound on items.
-pub(crate) fn checked_limit(limit: usize) -> Result<usize, StoreError> {
-    match limit {
-        0 => Err(StoreError::Invalid { reason: "a page has room for at least one item" }),
-        some => Ok(some.min(RANGE_ITEMS_MAX)),
-    }
-}
-
 impl Backend for MemoryBackend {
     fn get(&self, key: &Key) -> StoreFuture<'_, Option<Item>> {
         let key = key.clone();
@@ -225,7 +218,12 @@ impl Backend for MemoryBackend {
 struct Forgotten;
 
 impl Archive for Forgotten {
-    fn past(&self, _prefix: &Key, cursor: Revision) -> BoxFuture<'_, Result<Past, WatchError>> {
+    fn past(
+        &self,
+        _prefix: &Key,
+        cursor: Revision,
+        _newest: Revision,
+    ) -> BoxFuture<'_, Result<Past, WatchError>> {
         ready(Err(WatchError::Compacted { from: cursor })).boxed()
     }
 }

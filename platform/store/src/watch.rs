@@ -76,8 +76,13 @@ pub(crate) struct Past {
 
 /// Where changes are found that are no longer in memory.
 pub(crate) trait Archive: Send + Sync {
-    /// What lies behind `cursor`, or `Compacted`.
-    fn past(&self, prefix: &Key, cursor: Revision) -> BoxFuture<'_, Result<Past, WatchError>>;
+    /// What lies behind `cursor` and not behind `newest`, or `Compacted`.
+    fn past(
+        &self,
+        prefix: &Key,
+        cursor: Revision,
+        newest: Revision,
+    ) -> BoxFuture<'_, Result<Past, WatchError>>;
 }
 
 /// What the hub knows of a cursor.
@@ -232,7 +237,9 @@ impl Follower {
                     return Ok(change);
                 }
                 Scan::Older => {
-                    let past = self.archive.past(&self.prefix, self.cursor).await?;
+                    // Never ahead of what is published: the scan would take that for a foreign revision.
+                    let newest = self.hub.revision();
+                    let past = self.archive.past(&self.prefix, self.cursor, newest).await?;
                     self.past = past.changes.into();
                     self.past_upto = past.upto;
                     continue;
