@@ -1,0 +1,51 @@
+//! Timers and bounds of the pool.
+
+use std::time::Duration;
+
+/// See [`Config::default`] for the values that agents use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// Bounds a whole attempt: connecting, TLS and the tunnel's hello.
+    pub dial_deadline: Duration,
+    /// An attempt that takes longer no longer keeps another from being made beside it.
+    pub hedge_after: Duration,
+    /// Attempts under way at once.
+    pub dials_max: usize,
+    /// Shortest wait before an address that failed is tried again.
+    pub retry_min: Duration,
+    /// Longest such wait.
+    pub retry_max: Duration,
+    /// Agents that lose a proxy together come back spread over this time.
+    pub spread: Duration,
+    /// A tunnel that lived this long makes earlier failures forgotten.
+    pub stable_after: Duration,
+    /// First wait after a shared address led to a proxy that is connected already; grows by a fifth each time.
+    pub search_wait_min: Duration,
+    /// Longest such wait.
+    pub search_wait_max: Duration,
+    /// Pause after a shared address was tried [`Config::search_tries`] times without reaching a new proxy.
+    pub search_rest: Duration,
+    /// Tries in one search: this many for each known proxy, and once more.
+    pub search_tries: u32,
+    /// How long the question for the strategy may take.
+    pub strategy_deadline: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            dial_deadline: Duration::from_secs(10),
+            hedge_after: Duration::from_secs(1),
+            dials_max: 4,
+            retry_min: Duration::from_millis(100),
+            retry_max: Duration::from_secs(8),
+            spread: Duration::from_millis(500),
+            stable_after: Duration::from_secs(10),
+            search_wait_min: Duration::from_millis(100),
+            search_wait_max: Duration::from_secs(8),
+            search_rest: Duration::from_secs(60),
+            search_tries: 6,
+            strategy_deadline: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! What follows from what is known: dial, give up, or wait. Level-triggered, safe to run at any time.
+
+use crate::effect::{CloseReason, Effect, TunnelId};
+use crate::jitter::mix;
+use crate::pool::{Pool, Strategy, Target, Tunnel};
+use crate::proxies::{ProxyInfo, Zone};
+use std::collections::{BTreeMap, BTreeSet};
+use wayleave_vocab::{HostId, HostPort, Incarnation, Mono, TunnelStrategy};
+
+/// The tunnels as the strategy counts them.
+struct Census {
+    /// One tunnel for each proxy that is here to stay.
+    counted: BTreeMap<HostId, TunnelId>,
+    /// Tunnels to proxies that are leaving or to former lives of one.
+    leaving: Vec<TunnelId>,
+    /// How many should be counted.
+    target: usize,
+}
+
+impl Pool {
+    /// Compares what is with what should be. Ends with a new `wake_at`.
+    pub(crate) fn reconcile(&mut self, now: Mono) {
+        self.wake_at = None;
+        match self.strategy {
+            Strategy::Unknown { ask_at } => self.ask_strategy(ask_at, now),
+            Strategy::Asked { until } => self.wake(until),
+            Strategy::Known(strategy) => {
+                let census = self.census(strategy);
+                if census.counted.len() >= census.target {
+                    self.give_up(&census);
+                } else {
+                    self.dial(&census, now);
+                }
+            }
+        }
+        self.publish();
+    }
+
+    fn ask_strategy(&mut self, ask_at: Mono, now: Mono) {
+        if now < ask_at {
+            self.wake(ask_at);
+            return;
+        }
+        let deadline = now.after(self.config.strategy_deadline);
+        self.strategy = Strategy::Asked { until: deadline };
+        self.effects.push_back(Effect::FetchStrategy { deadline });
+        self.wake(deadline);
+    }
+
+    fn census(&self, strategy: TunnelStrategy) -> Census {
+        let mut lives: BTreeMap<HostId, (Incarnation, TunnelId)> = BTreeMap::new();
+        let mut leaving = Vec::new();
+        for (id, tunnel) in &self.tunnels {
+            let Tunnel::Up { connected, told_to_leave, .. } = tunnel else { continue };
+            let (proxy, life) = (connected.proxy, connected.incarnation);
+            let is_former = lives.get(&proxy).is_some_and(|(newest, _)| *newest > life);
+            if is_former || *told_to_leave || self.proxies.is_leaving(proxy, life) {
+                leaving.push(*id);
+            } else if let Some((_, former)) = lives.insert(proxy, (life, *id)) {
+                leaving.push(former);
+            }
+        }
+        let counted: BTreeMap<HostId, TunnelId> =
+            lives.into_iter().map(|(proxy, (_, id))| (proxy, id)).collect();
+        let mut reachable: BTreeSet<HostId> = self.proxies.live().map(|proxy| proxy.id).collect();
+        reachable.extend(counted.keys());
+        let all = reachable.len().max(1);
+        let target = match strategy {
+            TunnelStrategy::AgentMesh => all,
+            TunnelStrategy::ProxyPeering { agent_connection_count } => {
+                let wanted = usize::from(agent_connection_count.get());
+                if self.proxies.is_known() { wanted.min(all) } else { wanted }
+            }
+        };
+        Census { counted, leaving, target }
+    }
+
+    /// Enough tunnels are up: leaving ones are drained, surplus ones too, attempts are dropped.
+    fn give_up(&mut self, census: &Census) {
+        let attempts: Vec<TunnelId> = self.attempts().map(|(id, ..)| id).collect();
+        for id in attempts {
+            self.tunnels.remove(&id);
+            self.effects.push_back(Effect::Abandon { id });
+        }
+        for id in &census.leaving {
+            self.close(*id, CloseReason::Replaced);
+        }
+        let mut kept = census.counted.clone();
+        while kept.len() > census.target {
+            let Some((proxy, id)) = self.least_useful(&kept) else { return };
+            kept.remove(&proxy);
+            self.close(id, CloseReason::Excess);
+        }
+    }
+
+    /// Unlisted proxies go first, then those in crowded zones, then the newest tunnels.
+    fn least_useful(&self, kept: &BTreeMap<HostId, TunnelId>) -> Option<(HostId, TunnelId)> {
+        let zones = self.zones(kept.keys());
+        kept.iter().map(|(proxy, id)| (*proxy, *id)).max_by_key(|(proxy, id)| {
+            let info = self.proxies.get(*proxy);
+            let crowd = info.and_then(|info| zones.get(&info.zone)).copied().unwrap_or(0);
+            (info.is_none(), crowd, *id)
+        })
+    }
+
+    /// How many of the proxies stand in each zone.
+    fn zones<'a>(&self, proxies: impl Iterator<Item = &'a HostId>) -> BTreeMap<Option<Zone>, usize> {
+        let mut zones = BTreeMap::new();
+        for info in proxies.filter_map(|proxy| self.proxies.get(*proxy)) {
+            *zones.entry(info.zone.clone()).or_insert(0) += 1;
+        }
+        zones
+    }
+
+    fn close(&mut self, id: TunnelId, reason: CloseReason) {
+        self.tunnels.insert(id, Tunnel::Leaving);
+        self.effects.push_back(Effect::Close { id, reason });
+    }
+
+    /// Too few tunnels are up: as many attempts as are missing, hung ones not counted.
+    fn dial(&mut self, census: &Census, now: Mono) {
+        let hedge_after = self.config.hedge_after;
+        let fresh = self.attempts().filter(|(_, _, started_at)| now < started_at.after(hedge_after)).count();
+        let mut missing = census.target.saturating_sub(census.counted.len() + fresh);
+        if !self.proxies.is_known() {
+            // The first tunnel brings the list, and with it the choice of zones.
+            let list_is_due = fresh > 0 || self.ups_since().any(|since| now < since.after(hedge_after));
+            missing = missing.min(usize::from(!list_is_due));
+        }
+        for _ in 0..missing {
+            let in_flight = self.attempts().count();
+            if now < self.not_before || in_flight >= self.config.dials_max {
+                break;
+            }
+            let Some((target, address)) = self.choose(census, now) else { break };
+            self.start(target, address, now);
+        }
+        self.schedule_wake(census, now);
+    }
+
+    fn start(&mut self, target: Target, address: HostPort, now: Mono) {
+        let id = self.next_tunnel_id();
+        let deadline = now.after(self.config.dial_deadline);
+        let wanted = match target {
+            Target::Proxy(proxy) => Some(proxy),
+            Target::Shared(_) => None,
+        };
+        if wanted.is_none() {
+            self.search.tries += 1;
+            if self.search.tries > self.search_tries_max() {
+                self.search.tries = 0;
+                let rest = self.config.search_rest;
+                self.search.not_before = now.after(self.jitter.between(rest / 2, rest));
+            }
+        }
+        self.tunnels.insert(id, Tunnel::Dialling { target, started_at: now, deadline });
+        let avoid = self.connected();
+        self.effects.push_back(Effect::Dial { id, address, wanted, avoid, deadline });
+    }
+
+    fn search_tries_max(&self) -> u32 {
+        let known = u32::try_from(self.proxies.live().count()).unwrap_or(u32::MAX).max(1);
+        self.config.search_tries.saturating_mul(known.saturating_add(1))
+    }
+
+    /// The best thing to try now.
+    fn choose(&mut self, census: &Census, now: Mono) -> Option<(Target, HostPort)> {
+        if let Some((proxy, address)) = self.choose_proxy(census, now) {
+            return Some((Target::Proxy(proxy), address));
+        }
+        if now < self.search.not_before || !self.needs_shared(census) {
+            return None;
+        }
+        let count = self.bootstrap.len();
+        let index = (0..count)
+            .map(|step| (self.search.next_address + step) % count)
+            .find(|index| self.until(Target::Shared(*index)) <= now)?;
+        self.search.next_address = (index + 1) % count;
+        self.bootstrap.get(index).map(|address| (Target::Shared(index), address.clone()))
+    }
+
+    /// A missing proxy with an address of its own: in a zone without a tunnel first, then one that has not
+    /// failed, then in an order that differs between agents.
+    fn choose_proxy(&self, census: &Census, now: Mono) -> Option<(HostId, HostPort)> {
+        let dialled: Vec<HostId> = self.attempts().filter_map(|(_, target, _)| proxy_of(target)).collect();
+        let zones = self.zones(census.counted.keys().chain(&dialled));
+        self.missing(census)
+            .filter(|proxy| !dialled.contains(&proxy.id) && self.until(Target::Proxy(proxy.id)) <= now)
+            .filter_map(|proxy| Some((proxy, proxy.address.as_ref()?)))
+            .min_by_key(|(proxy, _)| {
+                let crowd = zones.get(&proxy.zone).copied().unwrap_or(0);
+                let wait = self.backoffs.get(&Target::Proxy(proxy.id)).map(|backoff| backoff.wait());
+                (crowd, wait.unwrap_or_default(), self.rank(proxy.id))
+            })
+            .map(|(proxy, address)| (proxy.id, address.clone()))
+    }
+
+    fn missing<'a>(&'a self, census: &'a Census) -> impl Iterator<Item = &'a ProxyInfo> {
+        self.proxies.live().filter(|proxy| !census.counted.contains_key(&proxy.id))
+    }
+
+    /// A missing proxy cannot be, or could not be, reached by an address of its own.
+    fn needs_shared(&self, census: &Census) -> bool {
+        let mut missing = self.missing(census).peekable();
+        missing.peek().is_none()
+            || missing.any(|proxy| {
+                let backoff = self.backoffs.get(&Target::Proxy(proxy.id));
+                proxy.address.is_none() || backoff.is_some_and(|backoff| backoff.has_failed())
+            })
+    }
+
+    fn rank(&self, proxy: HostId) -> u64 {
+        let (high, low) = proxy.as_bytes().split_at(8);
+        let number = |bytes: &[u8]| bytes.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        mix(self.rank_seed ^ mix(number(high)) ^ number(low))
+    }
+
+    fn until(&self, target: Target) -> Mono {
+        self.backoffs.get(&target).map_or(Mono::ZERO, |backoff| backoff.until())
+    }
+
+    /// Attempts under way: id, target, start.
+    fn attempts(&self) -> impl Iterator<Item = (TunnelId, Target, Mono)> {
+        self.tunnels.iter().filter_map(|(id, tunnel)| match tunnel {
+            Tunnel::Dialling { target, started_at, .. } => Some((*id, *target, *started_at)),
+            Tunnel::Up { .. } | Tunnel::Leaving => None,
+        })
+    }
+
+    /// When each tunnel came up.
+    fn ups_since(&self) -> impl Iterator<Item = Mono> {
+        self.tunnels.values().filter_map(|tunnel| match tunnel {
+            Tunnel::Up { since, .. } => Some(*since),
+            Tunnel::Dialling { .. } | Tunnel::Leaving => None,
+        })
+    }
+
+    fn wake(&mut self, at: Mono) {
+        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Wakes for whatever could allow another attempt, or ends one.
+    fn schedule_wake(&mut self, census: &Census, now: Mono) {
+        let mut times: Vec<Mono> = Vec::new();
+        for tunnel in self.tunnels.values() {
+            if let Tunnel::Dialling { started_at, deadline, .. } = tunnel {
+                times.extend([*deadline, started_at.after(self.config.hedge_after)]);
+            }
+        }
+        if !self.proxies.is_known() {
+            times.extend(self.ups_since().map(|since| since.after(self.config.hedge_after)));
+        }
+        if self.attempts().count() < self.config.dials_max {
+            let direct = self.missing(census).filter(|proxy| proxy.address.is_some());
+            times.extend(direct.map(|proxy| self.until(Target::Proxy(proxy.id)).max(self.not_before)));
+            let shared = (0..self.bootstrap.len()).map(|index| self.until(Target::Shared(index)));
+            times.extend(shared.map(|until| until.max(self.search.not_before).max(self.not_before)));
+        }
+        if let Some(at) = times.into_iter().filter(|at| *at > now).min() {
+            self.wake(at);
+        }
+    }
+}
+
+fn proxy_of(target: Target) -> Option<HostId> {
+    match target {
+        Target::Proxy(proxy) => Some(proxy),
+        Target::Shared(_) => None,
+    }
+}
