@@ -101,6 +101,7 @@ async fn compacted(subject: &dyn Subject) -> Outcome {
     let now = backend.range(&a, None, 1).await?.revision;
     let mut watch = backend.watch(&a, Some(now)).await?;
     silent(&*backend, &mut watch, &a).await?;
+    let now = watch.revision();
     let third = backend.put(&a, bytes("3"), None).await?;
     equal("from the newest", next(&mut watch).await?, (third, "put /a=3".into()))?;
     let Some(backend) = subject.reopen(backend).await? else {
