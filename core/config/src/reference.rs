@@ -35,8 +35,9 @@ pub fn reference_markdown() -> String {
     }
     page.push_str(
         "\n## Known elsewhere, not here\n\n\
-         Keys that files of the field have. They pass without a value or with a value of the second \
-         column; anything else is an error, since a file that asks for something must not load without it.\n\n\
+         Keys that files of the field have. They pass without a value, or with what the second column \
+         says: off is `no`, an empty list or map, or a map with `enabled: no`. Anything else is an error, \
+         since a file that asks for something must not load without it.\n\n\
          | Key | Passes | Instead |\n|---|---|---|\n",
     );
     for key in elsewhere {
@@ -66,8 +67,8 @@ fn row(page: &mut String, key: &Key) {
 
 fn passing(passes: &Passes) -> String {
     match passes {
-        Passes::Disabled => "`no`, an empty list or map, a map with `enabled: no`".to_owned(),
-        Passes::OneOf(_) => format!("`{}`", passes.expected()),
+        Passes::Disabled => "off".to_owned(),
+        Passes::OneOf(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" "),
     }
 }
 

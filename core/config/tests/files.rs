@@ -69,6 +69,13 @@ fn a_file_of_the_field_loads() {
 }
 
 #[test]
+fn line_ends_and_a_byte_order_mark_change_nothing() {
+    let plain = format!("{:?}", parse(FIELD_FILE));
+    let windows = format!("\u{feff}{}", FIELD_FILE.replace('\n', "\r\n"));
+    assert_eq!(format!("{:?}", parse(&windows)), plain);
+}
+
+#[test]
 fn defaults_are_those_of_the_reference() {
     let config = parse("auth_service:\nproxy_service:\nssh_service:\n");
     let debug = format!("{config:?}");
