@@ -8,7 +8,8 @@ struct Document {
     render: fn() -> String,
 }
 
-const DOCUMENTS: [Document; 0] = [];
+const DOCUMENTS: [Document; 1] =
+    [Document { path: "docs/reference/config.md", render: wayleave_config::reference_markdown }];
 
 /// Writes the documents, or with `only_check` says which differ from what would be written; true when none do.
 pub(crate) fn run(only_check: bool) -> Result<bool> {

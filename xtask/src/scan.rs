@@ -25,6 +25,15 @@ pub(crate) struct Function {
     pub(crate) lines: usize,
 }
 
+/// Where a module for tests is found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum TestModule<'a> {
+    /// By its name, where modules of the declaring file are.
+    Named(&'a str),
+    /// In a file beside the declaring one.
+    At(&'a str),
+}
+
 /// What a line holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LineKind {
@@ -89,14 +98,16 @@ impl Scan {
         found
     }
 
-    /// Names of modules that are declared for tests in a file of their own (`#[cfg(test)] mod name;`).
-    pub(crate) fn test_modules(&self) -> Vec<String> {
-        let declarations = self.test_ranges.iter().filter_map(|range| self.code.get(range.clone()));
-        declarations
+    /// Modules that are declared for tests in a file of their own (`#[cfg(test)] mod name;`): their names, or
+    /// the file of a `path` attribute. `text` is the source that was scanned.
+    pub(crate) fn test_modules<'a>(&self, text: &'a str) -> Vec<TestModule<'a>> {
+        let declared = self.test_ranges.iter().filter_map(|range| text.get(range.clone()));
+        declared
             .filter_map(|item| {
-                item.trim_end().strip_suffix(';')?.rsplit_once("mod ").map(|(_, name)| name.trim())
+                let (attributes, name) = item.trim_end().strip_suffix(';')?.rsplit_once("mod ")?;
+                let path = attributes.split_once("path = \"").and_then(|(_, rest)| rest.split_once('"'));
+                Some(path.map_or(TestModule::Named(name.trim()), |(path, _)| TestModule::At(path)))
             })
-            .map(str::to_owned)
             .collect()
     }
 }
@@ -337,13 +348,13 @@ mod tests {
     #[test]
     fn test_items_are_told_from_others() {
         let source = "fn a() {}\n#[cfg(test)]\nuse x::{y};\n#[cfg(test)]\nmod tests {\n fn b() {}\n}\nfn c() {}\n\
-                      #[cfg(test)]\nmod apart;\n";
+                      #[cfg(test)]\nmod apart;\n#[cfg(test)]\n#[path = \"b_tests.rs\"]\nmod tests;\n";
         let scan = Scan::new(source, false);
         let tested: Vec<bool> = scan.functions().iter().map(|f| scan.is_test(f.range.start)).collect();
         assert_eq!(tested, [false, true, false]);
-        assert_eq!(scan.test_modules(), ["apart"]);
-        let kinds: Vec<bool> = scan.lines().map(|(_, test)| test).collect();
-        assert_eq!(kinds, [false, true, true, true, true, true, true, false, true, true, false]);
+        assert_eq!(scan.test_modules(source), [TestModule::Named("apart"), TestModule::At("b_tests.rs")]);
+        let kinds: Vec<bool> = scan.lines().map(|(_, test)| test).take(11).collect();
+        assert_eq!(kinds, [false, true, true, true, true, true, true, false, true, true, true]);
     }
 
     #[test]

@@ -46,8 +46,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
         return Ok(ExitCode::from(EXIT_MISSING));
     }
     let places = Places::prepare(&Workspace::load()?.target_directory)?;
-    // Together, so that binaries and tests share one build of what they use.
-    if !succeeds(cargo().args(["build", "--locked", "--workspace", "--bins", "--tests"]))? {
+    if !succeeds(&mut build_command(arguments))? {
         println!("\n0 passed, 1 failed");
         bail!("the build failed");
     }
@@ -89,6 +88,17 @@ impl Places {
         File::create(&places.expected_errors).context("cannot create target/test-logs/expected-errors")?;
         Ok(places)
     }
+}
+
+/// Binaries and tests together, so that they share one build of what they use; for a selection of tests the
+/// binaries alone.
+fn build_command(arguments: &[String]) -> Command {
+    let mut command = cargo();
+    command.args(["build", "--locked", "--workspace", "--bins"]);
+    if arguments.is_empty() {
+        command.arg("--tests");
+    }
+    command
 }
 
 /// `--show-output`, because a secret in the output of a test that passes is as bad.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 struct Need {
@@ -69,7 +69,7 @@ fn find(program: &str) -> bool {
 /// True when the packages were installed. The lists are fetched when there are none, or when they are too
 /// old to be of use.
 fn install(packages: &BTreeSet<&str>) -> Result<bool> {
-    let _no_daemons = NoDaemons::enforce()?;
+    let _no_daemons = NoDaemons::enforce(Path::new(POLICY))?;
     if !has_package_lists() && !succeeds(apt_get().arg("update"))? {
         return Ok(false);
     }
@@ -88,22 +88,23 @@ fn has_package_lists() -> bool {
     entries.flatten().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
 }
 
+/// What invoke-rc.d asks before a package may start its server.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
 /// Keeps packages from starting their servers, as long as it lives. A policy that is there already stays.
 struct NoDaemons {
-    ours: bool,
+    ours: Option<PathBuf>,
 }
 
 impl NoDaemons {
-    const POLICY: &str = "/usr/sbin/policy-rc.d";
-
-    fn enforce() -> Result<Self> {
-        let created = OpenOptions::new().write(true).create_new(true).mode(0o755).open(Self::POLICY);
-        match created {
+    fn enforce(policy: &Path) -> Result<Self> {
+        match OpenOptions::new().write(true).create_new(true).mode(0o755).open(policy) {
             Ok(mut file) => {
+                let guard = Self { ours: Some(policy.to_owned()) };
                 file.write_all(b"#!/bin/sh\nexit 101\n").context("cannot write policy-rc.d")?;
-                Ok(Self { ours: true })
+                Ok(guard)
             }
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(Self { ours: false }),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(Self { ours: None }),
             Err(error) => Err(error).context("cannot create policy-rc.d"),
         }
     }
@@ -111,9 +112,9 @@ impl NoDaemons {
 
 impl Drop for NoDaemons {
     fn drop(&mut self) {
-        if self.ours {
+        if let Some(policy) = &self.ours {
             // Somebody else may have removed it.
-            let _ = std::fs::remove_file(Self::POLICY);
+            let _ = std::fs::remove_file(policy);
         }
     }
 }
@@ -126,5 +127,16 @@ mod tests {
     fn programs_are_found_on_the_path() {
         assert!(find("sh"));
         assert!(!find("no-such-program-anywhere"));
+    }
+
+    #[test]
+    fn servers_are_kept_from_starting_only_while_packages_are_installed() {
+        let policy = std::env::temp_dir().join(format!("policy-rc.d-{}", std::process::id()));
+        let guard = NoDaemons::enforce(&policy).unwrap();
+        let second = NoDaemons::enforce(&policy).unwrap();
+        drop(second);
+        assert!(std::fs::read_to_string(&policy).unwrap().contains("exit 101"));
+        drop(guard);
+        assert!(!policy.exists());
     }
 }

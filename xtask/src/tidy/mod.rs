@@ -4,12 +4,13 @@
 
 mod ban;
 mod edge;
+mod letter;
 mod opening;
 mod purity;
 mod size;
 mod text;
 
-use crate::scan::Scan;
+use crate::scan::{Scan, TestModule};
 use crate::workspace::{Workspace, tier};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
@@ -75,6 +76,7 @@ pub(crate) fn run() -> Result<bool> {
     purity::check(&sources, &mut report);
     ban::check(&sources, &mut report);
     opening::check(&workspace, &sources, &mut report);
+    letter::check(&workspace, &sources, &mut report);
     text::check(&workspace, &committed, &sources, &mut report);
     let table = size::check(&workspace, &sources, &mut report);
     print(report, &table)
@@ -126,9 +128,16 @@ fn mark_test_modules(sources: &mut [SourceFile]) {
             Some("lib" | "main" | "mod") | None => path.parent().unwrap_or(path).to_owned(),
             Some(_) => path.with_extension(""),
         };
-        for name in source.scan.test_modules() {
-            test_files.insert(directory.join(format!("{name}.rs")));
-            test_files.insert(directory.join(name).join("mod.rs"));
+        for module in source.scan.test_modules(&source.text) {
+            match module {
+                TestModule::Named(name) => {
+                    test_files.insert(directory.join(format!("{name}.rs")));
+                    test_files.insert(directory.join(name).join("mod.rs"));
+                }
+                TestModule::At(file) => {
+                    test_files.insert(path.parent().unwrap_or(path).join(file));
+                }
+            }
         }
     }
     for source in sources {
