@@ -6,6 +6,7 @@
 mod authority;
 mod credentials;
 mod identity_dir;
+mod policy_keeper;
 mod policy_signer;
 mod private_file;
 mod tls;
@@ -14,6 +15,7 @@ mod trust;
 pub use authority::{AuthorityError, X509Authority, X509Request};
 pub use credentials::{Credentials, CredentialsError, TlsKey};
 pub use identity_dir::{IdentityDir, IdentityDirError};
+pub use policy_keeper::{PolicyKeeper, PolicyKeeperError};
 pub use policy_signer::{PolicySigner, PolicySignerError, verify_policy_signature};
 pub use private_file::{read_private, write_private};
 pub use tls::{ClientAuth, ServerName, TlsConfigError, client_config, pinned_client_config, server_config};

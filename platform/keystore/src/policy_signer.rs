@@ -1,12 +1,14 @@
 //! The key that signs policy snapshots (Ed25519): its own authority, so that whoever relays policy cannot forge it.
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
-use sha2::{Digest, Sha256};
 use wayleave_vocab::SecretBytes;
 
 /// SubjectPublicKeyInfo of an Ed25519 key up to the 32 key bytes (RFC 8410 section 4).
 const ED25519_SPKI_PREFIX: [u8; 12] =
     [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+const PEM_BEGIN: &str = "-----BEGIN PUBLIC KEY-----";
+const PEM_END: &str = "-----END PUBLIC KEY-----";
 
 /// Signs what agents must believe.
 pub struct PolicySigner {
@@ -55,22 +57,31 @@ impl PolicySigner {
         out
     }
 
-    /// Names the key: the first 8 bytes of SHA-256 over the SPKI.
-    pub fn key_id(&self) -> Vec<u8> {
-        Sha256::digest(self.spki_der())[..8].to_vec()
+    /// The public key, SPKI in PEM, as agents keep it.
+    pub fn public_key_pem(&self) -> String {
+        let base64 = data_encoding::BASE64.encode(&self.spki_der());
+        format!("{PEM_BEGIN}\n{base64}\n{PEM_END}\n")
     }
 }
 
-/// Checks a signature made by [`PolicySigner::sign`].
+/// Checks a signature made by [`PolicySigner::sign`] with the key that [`PolicySigner::public_key_pem`] gave.
 ///
 /// # Errors
 /// When the key is not Ed25519 or the signature is not its.
 pub fn verify_policy_signature(
-    spki_der: &[u8],
+    public_key_pem: &str,
     payload: &[u8],
     signature: &[u8],
 ) -> Result<(), PolicySignerError> {
-    let key = spki_der.strip_prefix(&ED25519_SPKI_PREFIX).ok_or(PolicySignerError::PublicKey)?;
+    let base64: String = public_key_pem
+        .trim()
+        .strip_prefix(PEM_BEGIN)
+        .and_then(|rest| rest.strip_suffix(PEM_END))
+        .ok_or(PolicySignerError::PublicKey)?
+        .split_ascii_whitespace()
+        .collect();
+    let spki = data_encoding::BASE64.decode(base64.as_bytes()).map_err(|_| PolicySignerError::PublicKey)?;
+    let key = spki.strip_prefix(&ED25519_SPKI_PREFIX).ok_or(PolicySignerError::PublicKey)?;
     UnparsedPublicKey::new(&ED25519, key).verify(payload, signature).map_err(|_| PolicySignerError::Signature)
 }
 
@@ -83,9 +94,9 @@ mod tests {
         let signer = PolicySigner::from_seed(&[7; 32]).unwrap();
         let other = PolicySigner::from_seed(&[8; 32]).unwrap();
         let signature = signer.sign(b"policy");
-        assert!(verify_policy_signature(&signer.spki_der(), b"policy", &signature).is_ok());
-        assert!(verify_policy_signature(&other.spki_der(), b"policy", &signature).is_err());
-        assert!(verify_policy_signature(&signer.spki_der(), b"polics", &signature).is_err());
-        assert!(verify_policy_signature(b"", b"policy", &signature).is_err());
+        assert!(verify_policy_signature(&signer.public_key_pem(), b"policy", &signature).is_ok());
+        assert!(verify_policy_signature(&other.public_key_pem(), b"policy", &signature).is_err());
+        assert!(verify_policy_signature(&signer.public_key_pem(), b"polics", &signature).is_err());
+        assert!(verify_policy_signature("", b"policy", &signature).is_err());
     }
 }

@@ -35,7 +35,9 @@ pub enum InstanceError {
     #[error("the identity in the data directory cannot be used")]
     Directory(#[source] IdentityDirError),
     /// The identity is damaged.
-    #[error("the identity in the data directory is damaged: {0}: delete the data directory and join with a new token")]
+    #[error(
+        "the identity in the data directory is damaged: {0}: delete the data directory and join with a new token"
+    )]
     Damaged(String),
     /// The cluster cannot be reached.
     #[error("the Auth Service cannot be reached: {0}")]

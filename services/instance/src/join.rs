@@ -3,16 +3,17 @@
 use crate::error::{InstanceError, role_list};
 use crate::join_token::JoinToken;
 use crate::stored::{FILE, StoredCertificate, StoredIdentity, VERSION};
-use data_encoding::HEXLOWER;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tonic::transport::Channel;
 use wayleave_api::auth::host_client::HostClient;
 use wayleave_api::auth::public_client::PublicClient;
-use wayleave_api::auth::{JoinRequest, JoinResponse, PublicKeys, RenewRequest, SignedSnapshot};
+use wayleave_api::auth::{JoinRequest, JoinResponse, PolicySnapshot, PublicKeys, RenewRequest};
 use wayleave_api::{ALPN_AUTH, auth};
-use wayleave_keystore::{Credentials, IdentityDir, Pins, TlsKey, TrustStore, client_config, pinned_client_config};
+use wayleave_keystore::{
+    Credentials, IdentityDir, Pins, TlsKey, TrustStore, client_config, pinned_client_config,
+};
 use wayleave_rpc::channel;
 use wayleave_runtime::{Clock, random_bytes};
 use wayleave_ssh::KeyPair;
@@ -52,8 +53,8 @@ pub struct Instance {
     trust: TrustStore,
     own: Credentials,
     roles: BTreeMap<SystemRole, RoleIdentity>,
-    policy_key_spki: Vec<u8>,
-    joined_with: Mutex<Option<SignedSnapshot>>,
+    policy_keys: Vec<String>,
+    joined_with: Mutex<Option<PolicySnapshot>>,
     directory: IdentityDir,
     stored: Mutex<StoredIdentity>,
     channel: Channel,
@@ -131,13 +132,18 @@ impl Instance {
         self.roles.get(&role)
     }
 
-    /// The key that signs policy, SPKI DER.
-    pub fn policy_key_spki(&self) -> &[u8] {
-        &self.policy_key_spki
+    /// The keys that signed policy when this process joined, SPKI in PEM.
+    pub fn policy_keys(&self) -> &[String] {
+        &self.policy_keys
+    }
+
+    /// The directory of the identity.
+    pub fn directory(&self) -> &IdentityDir {
+        &self.directory
     }
 
     /// The policy that came with joining, once.
-    pub fn take_joined_snapshot(&self) -> Option<SignedSnapshot> {
+    pub fn take_joined_snapshot(&self) -> Option<PolicySnapshot> {
         self.joined_with.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -195,7 +201,7 @@ impl Instance {
         config: &InstanceConfig,
         missing: &BTreeSet<SystemRole>,
         now: Wall,
-    ) -> Result<(StoredIdentity, Option<SignedSnapshot>), InstanceError> {
+    ) -> Result<(StoredIdentity, Option<PolicySnapshot>), InstanceError> {
         let all: BTreeSet<SystemRole> = self.roles.keys().copied().chain(missing.iter().copied()).collect();
         let keys = NewKeys::generate(&all)?;
         let request = join_request(config, token, &all, &keys);
@@ -209,15 +215,15 @@ impl Instance {
 
     fn from_stored(
         stored: StoredIdentity,
-        joined_with: Option<SignedSnapshot>,
+        joined_with: Option<PolicySnapshot>,
         directory: IdentityDir,
         config: &InstanceConfig,
     ) -> Result<Self, InstanceError> {
         let trust = TrustStore::empty();
         trust.replace(&stored.cluster_name, &stored.host_ca_pem, "");
         let own = Credentials::empty();
-        let tls = client_config(&own, &trust, SystemRole::Auth, None, &[ALPN_AUTH])
-            .map_err(InstanceError::Tls)?;
+        let tls =
+            client_config(&own, &trust, SystemRole::Auth, None, &[ALPN_AUTH]).map_err(InstanceError::Tls)?;
         let mut roles = BTreeMap::new();
         for certificate in stored.certificates.iter().filter(|c| c.role != INSTANCE) {
             let role = certificate
@@ -233,7 +239,7 @@ impl Instance {
             trust,
             own,
             roles,
-            policy_key_spki: from_hex(&stored.policy_key_spki_hex)?,
+            policy_keys: stored.policy_keys_pem.clone(),
             joined_with: Mutex::new(joined_with),
             directory,
             channel: channel(config.addresses.0.clone(), tls),
@@ -270,7 +276,7 @@ impl Instance {
 async fn join(
     config: &InstanceConfig,
     now: Wall,
-) -> Result<(StoredIdentity, Option<SignedSnapshot>), InstanceError> {
+) -> Result<(StoredIdentity, Option<PolicySnapshot>), InstanceError> {
     let Some(token) = &config.token else {
         return Err(InstanceError::NoToken { wanted: role_list(&config.roles) });
     };
@@ -334,7 +340,7 @@ impl NewKeys {
         self,
         answer: JoinResponse,
         now: Wall,
-    ) -> Result<(StoredIdentity, Option<SignedSnapshot>), InstanceError> {
+    ) -> Result<(StoredIdentity, Option<PolicySnapshot>), InstanceError> {
         let bad = |what: &str| InstanceError::BadAnswer(what.to_owned());
         let trust = answer.trust.ok_or_else(|| bad("it has no trust bundle"))?;
         let mut certificates = Vec::new();
@@ -351,7 +357,8 @@ impl NewKeys {
             let leaf = credentials.leaf().ok_or_else(|| bad("a certificate is missing"))?;
             let principal = wayleave_keystore::principal_from_certificate(&leaf)
                 .map_err(|e| InstanceError::BadAnswer(e.to_string()))?;
-            not_after = if name == INSTANCE { principal.not_after() } else { not_after.min(principal.not_after()) };
+            not_after =
+                if name == INSTANCE { principal.not_after() } else { not_after.min(principal.not_after()) };
             certificates.push(StoredCertificate {
                 role: name,
                 tls_key_pem: tls_key_pem.expose_secret().to_owned(),
@@ -366,7 +373,7 @@ impl NewKeys {
             cluster_name: answer.cluster_name.parse().map_err(|_| bad("the cluster name is none"))?,
             certificates,
             host_ca_pem: trust.host_ca_pem,
-            policy_key_spki_hex: HEXLOWER.encode(&trust.policy_key_spki_der),
+            policy_keys_pem: trust.policy_keys_pem,
             issued: now,
             not_after,
         };
@@ -379,10 +386,4 @@ fn ssh_identity(certificate: &StoredCertificate) -> SshIdentity {
         key_openssh: Secret::new(certificate.ssh_key_openssh.clone()),
         certificate: certificate.ssh_certificate.clone(),
     }
-}
-
-fn from_hex(text: &str) -> Result<Vec<u8>, InstanceError> {
-    HEXLOWER
-        .decode(text.as_bytes())
-        .map_err(|_| InstanceError::Damaged("the policy key is not hexadecimal".to_owned()))
 }

@@ -16,7 +16,7 @@ pub(crate) struct StoredIdentity {
     pub(crate) cluster_name: ClusterName,
     pub(crate) certificates: Vec<StoredCertificate>,
     pub(crate) host_ca_pem: String,
-    pub(crate) policy_key_spki_hex: String,
+    pub(crate) policy_keys_pem: Vec<String>,
     /// When the certificates were issued and when the first of them ends.
     pub(crate) issued: Wall,
     pub(crate) not_after: Wall,

@@ -1,0 +1,118 @@
+//! The agent as a whole: tunnels, registration, adapters.
+
+use crate::config::AgentConfig;
+use crate::{registration, tunnels};
+use std::sync::Arc;
+use tokio::sync::watch;
+use wayleave_api::agent::ClusterView;
+use wayleave_api::auth::cluster_event::Event;
+use wayleave_api::auth::host_client::HostClient;
+use wayleave_api::auth::{PolicySnapshot, WatchClusterRequest};
+use wayleave_keystore::PolicyKeeperError;
+use wayleave_net::Adapter;
+use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup};
+use wayleave_tunnel::Connected;
+
+/// What the parts of the agent share.
+pub(crate) struct Shared {
+    pub(crate) config: AgentConfig,
+    pub(crate) adapters: Vec<Arc<dyn Adapter>>,
+    pub(crate) clock: SystemClock,
+    pub(crate) tasks: TaskGroup,
+    /// Streams outlive the tunnels' own tasks during a drain.
+    pub(crate) streams: TaskGroup,
+    pub(crate) stream_shutdown: Shutdown,
+    pub(crate) connected: watch::Sender<Vec<Connected>>,
+}
+
+/// An agent that is built and does nothing yet.
+pub struct AgentService {
+    shared: Arc<Shared>,
+    resources: watch::Receiver<Vec<String>>,
+}
+
+/// How the agent is doing.
+#[derive(Clone)]
+pub struct AgentStatus(watch::Receiver<Vec<Connected>>);
+
+impl AgentStatus {
+    /// To how many proxies tunnels are up.
+    pub fn tunnels(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    /// Waits for the number to change.
+    pub async fn changed(&mut self) {
+        let _ = self.0.changed().await;
+    }
+}
+
+impl AgentService {
+    /// Joins the parts. `resources` is what the agent serves (stored form, JSON), now and later.
+    pub fn build(
+        config: AgentConfig,
+        adapters: Vec<Arc<dyn Adapter>>,
+        resources: watch::Receiver<Vec<String>>,
+    ) -> Self {
+        let shared = Shared {
+            config,
+            adapters,
+            clock: SystemClock::new(),
+            tasks: TaskGroup::new(),
+            streams: TaskGroup::new(),
+            stream_shutdown: Shutdown::new(),
+            connected: watch::Sender::new(Vec::new()),
+        };
+        Self { shared: Arc::new(shared), resources }
+    }
+
+    /// How the agent is doing, from now on.
+    pub fn status(&self) -> AgentStatus {
+        AgentStatus(self.shared.connected.subscribe())
+    }
+
+    /// Runs until shutdown, then drains.
+    pub async fn run(self, shutdown: Shutdown) {
+        let shared = self.shared;
+        let registering = registration::run(shared.clone(), self.resources, shutdown.clone());
+        let tunnelling = tunnels::run(shared.clone(), shutdown);
+        tokio::join!(registering, tunnelling);
+        shared.stream_shutdown.request();
+        shared.streams.finish(shared.config.drain_timeout).await;
+        shared.tasks.finish(shared.config.drain_timeout).await;
+    }
+}
+
+impl Shared {
+    /// Takes a policy, from whoever relays it.
+    pub(crate) fn accept_policy(&self, snapshot: &PolicySnapshot) -> Result<(), PolicyKeeperError> {
+        let Some(head) = &snapshot.head else { return Ok(()) };
+        let now = self.clock.wall();
+        self.config.policy.accept_snapshot(&snapshot.payload, &head.payload, &head.signature, now)
+    }
+
+    /// Asks Auth for strategy and proxies, before there is a tunnel that tells.
+    pub(crate) async fn fetch_view(&self) -> Result<ClusterView, tonic::Status> {
+        let mut view = ClusterView::default();
+        let mut events = HostClient::new(self.config.auth.clone())
+            .watch_cluster(WatchClusterRequest::default())
+            .await?
+            .into_inner();
+        while let Some(event) = events.message().await? {
+            view.revision = view.revision.max(event.revision);
+            match event.event {
+                Some(Event::Networking(networking)) => view.networking = Some(networking),
+                Some(Event::ProxyPut(proxy)) => view.proxies.push(proxy),
+                Some(Event::Snapshot(snapshot)) => {
+                    if let Err(error) = self.accept_policy(&snapshot) {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(error, "Auth sent a policy that is refused");
+                    }
+                }
+                Some(Event::InitialStateSent(_)) => return Ok(view),
+                _ => {}
+            }
+        }
+        Err(tonic::Status::unavailable("the stream ended before the cluster's state was sent"))
+    }
+}

@@ -1,0 +1,217 @@
+//! One tunnel: the dial, the hellos, and what arrives on it.
+
+use crate::service::Shared;
+use bytes::Bytes;
+use prost::Message;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::client::TlsStream;
+use wayleave_api::agent::{AgentHello, AgentToProxy, PolicyHeld, ProxyHello, ProxyToAgent};
+use wayleave_api::agent::{agent_to_proxy, proxy_to_agent};
+use wayleave_api::{ALPN_TUNNEL, CONTROL_VERSION};
+use wayleave_dial::{DialRefusal, DialRequest, DialResponse, VERSION};
+use wayleave_keystore::{Audience, client_config};
+use wayleave_mux::{Config, Role};
+use wayleave_net::{
+    ConnectError, DIAL_MESSAGE_TIMEOUT, Inbound, Tunnel, TunnelClosed, TunnelEvent, TunnelStream,
+    connect_tls, read_message, write_message,
+};
+use wayleave_runtime::Clock;
+use wayleave_tunnel::Connected;
+use wayleave_vocab::{HostId, HostPort, Incarnation, SystemRole};
+
+/// How long the proxy may take to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Control messages that wait to be handled; more end the tunnel.
+const CONTROL_QUEUE: usize = 64;
+
+/// A dial that gave no tunnel.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error("the proxy cannot be reached")]
+    Connect(#[source] ConnectError),
+    #[error("TLS cannot be set up")]
+    Tls(#[source] wayleave_keystore::TlsConfigError),
+    #[error("the proxy's certificate identifies no proxy")]
+    NotAProxy,
+    #[error("the proxy {wanted} was wanted, {found} answered")]
+    OtherProxy { wanted: HostId, found: HostId },
+    #[error("already connected to this proxy")]
+    AlreadyConnected(Connected),
+    #[error("the tunnel ended before the hello: {0}")]
+    Closed(TunnelClosed),
+    #[error("no hello within {} s", HELLO_TIMEOUT.as_secs())]
+    NoHello,
+    #[error("the proxy's hello is not understood")]
+    BadHello,
+}
+
+/// What a tunnel tells the agent.
+pub(crate) enum TunnelNews {
+    Message(ProxyToAgent),
+    Closed(TunnelClosed),
+}
+
+/// A tunnel after the hellos.
+pub(crate) struct Established {
+    pub(crate) tunnel: Tunnel,
+    pub(crate) proxy: Connected,
+    pub(crate) hello: ProxyHello,
+    pub(crate) news: mpsc::Receiver<TunnelNews>,
+}
+
+/// Dials one proxy. Dropping the future gives the attempt up.
+pub(crate) async fn dial(
+    shared: &Arc<Shared>,
+    address: &HostPort,
+    wanted: Option<HostId>,
+    avoid: &[Connected],
+) -> Result<Established, DialError> {
+    let config = &shared.config;
+    let tls = client_config(&config.tls, &config.trust, SystemRole::Proxy, None, &[ALPN_TUNNEL])
+        .map_err(DialError::Tls)?;
+    let stream = connect_tls(address, tls).await.map_err(DialError::Connect)?;
+    let proxy_id = proxy_of(shared, &stream)?;
+    if let Some(wanted) = wanted
+        && wanted != proxy_id
+    {
+        return Err(DialError::OtherProxy { wanted, found: proxy_id });
+    }
+    let (tunnel, driver) = Tunnel::new(Role::Connector, Config::default(), stream);
+    let (sender, mut news) = mpsc::channel(CONTROL_QUEUE);
+    let (owner, handle) = (shared.clone(), tunnel.clone());
+    shared.tasks.spawn_many(async move {
+        let events = sender.clone();
+        let on_event = |event| handle_event(&owner, &handle, &events, event);
+        let reason = driver.run(on_event).await;
+        let _ = sender.send(TunnelNews::Closed(reason)).await;
+    });
+    let closer = CloseOnDrop(Some(tunnel.clone()));
+    send_hello(shared, &tunnel);
+    let hello = tokio::time::timeout(HELLO_TIMEOUT, first_hello(&mut news))
+        .await
+        .map_err(|_| DialError::NoHello)??;
+    if hello.proxy_id != proxy_id.to_string() || hello.version != CONTROL_VERSION {
+        return Err(DialError::BadHello);
+    }
+    let proxy = Connected { proxy: proxy_id, incarnation: Incarnation(hello.incarnation) };
+    if avoid.contains(&proxy) {
+        return Err(DialError::AlreadyConnected(proxy));
+    }
+    closer.keep();
+    Ok(Established { tunnel, proxy, hello, news })
+}
+
+/// Closes the tunnel of an attempt that is given up.
+struct CloseOnDrop(Option<Tunnel>);
+
+impl CloseOnDrop {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        if let Some(tunnel) = &self.0 {
+            tunnel.close();
+        }
+    }
+}
+
+fn proxy_of(shared: &Shared, stream: &TlsStream<TcpStream>) -> Result<HostId, DialError> {
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let principal = shared.config.trust.identify(chain, Audience::Server, shared.clock.wall());
+    match principal.as_ref().map(|p| p.as_host_with(SystemRole::Proxy)) {
+        Ok(Some(host)) => Ok(host.host_id),
+        Ok(None) | Err(_) => Err(DialError::NotAProxy),
+    }
+}
+
+fn send_hello(shared: &Shared, tunnel: &Tunnel) {
+    let config = &shared.config;
+    let held = config.policy.revision();
+    let hello = AgentHello {
+        version: CONTROL_VERSION,
+        host_id: config.host_id.to_string(),
+        services: config.services.clone(),
+        capabilities: Vec::new(),
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        policy_held: Some(PolicyHeld { generation: held.generation, counter: held.counter }),
+        started_ms: config.started_ms,
+    };
+    let message = AgentToProxy { message: Some(agent_to_proxy::Message::Hello(hello)) };
+    if let Err(error) = tunnel.send_control(Bytes::from(message.encode_to_vec())) {
+        tracing::debug!(%error, "the hello could not be sent");
+    }
+}
+
+async fn first_hello(news: &mut mpsc::Receiver<TunnelNews>) -> Result<ProxyHello, DialError> {
+    match news.recv().await {
+        Some(TunnelNews::Message(ProxyToAgent { message: Some(proxy_to_agent::Message::Hello(hello)) })) => {
+            Ok(hello)
+        }
+        Some(TunnelNews::Message(_)) => Err(DialError::BadHello),
+        Some(TunnelNews::Closed(reason)) => Err(DialError::Closed(reason)),
+        None => Err(DialError::BadHello),
+    }
+}
+
+fn handle_event(shared: &Arc<Shared>, tunnel: &Tunnel, news: &mpsc::Sender<TunnelNews>, event: TunnelEvent) {
+    match event {
+        TunnelEvent::Opened(stream) => {
+            let owner = shared.clone();
+            shared.streams.spawn_many(async move { serve_stream(&owner, stream).await });
+        }
+        TunnelEvent::Control(bytes) => match ProxyToAgent::decode(bytes) {
+            Ok(message) => {
+                if news.try_send(TunnelNews::Message(message)).is_err() {
+                    tracing::warn!(
+                        "a proxy sends control messages faster than they are handled: closing its tunnel"
+                    );
+                    tunnel.close();
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a proxy sent an unreadable control message: closing its tunnel");
+                tunnel.close();
+            }
+        },
+        TunnelEvent::Drained => tunnel.close(),
+        TunnelEvent::Ready | TunnelEvent::GoingAway => {}
+    }
+}
+
+async fn serve_stream(shared: &Arc<Shared>, mut stream: TunnelStream) {
+    let request: DialRequest = match read_message(&mut stream, DIAL_MESSAGE_TIMEOUT).await {
+        Ok(request) => request,
+        Err(error) => {
+            tracing::debug!(%error, "a stream did not begin with a dial request");
+            return;
+        }
+    };
+    let adapter = shared.adapters.iter().find(|adapter| adapter.serves(&request));
+    let refusal = if request.v != VERSION {
+        Some(format!("dial requests of version {} are not understood, only {VERSION}", request.v))
+    } else if request.host_id != Some(shared.config.host_id) {
+        Some("this stream was meant for another agent".to_owned())
+    } else if adapter.is_none() {
+        Some("this agent does not serve such a resource".to_owned())
+    } else {
+        None
+    };
+    let (Some(adapter), None) = (adapter, &refusal) else {
+        let refusal = DialRefusal::Invalid { detail: refusal.unwrap_or_default() };
+        let _ = write_message(&mut stream, &DialResponse::Refused { refusal }).await;
+        let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
+        return;
+    };
+    if let Err(error) = write_message(&mut stream, &DialResponse::Established { route: None }).await {
+        tracing::debug!(%error, "a dial request could not be answered");
+        return;
+    }
+    let inbound = Inbound { stream: Box::new(stream), request };
+    adapter.clone().serve(inbound, shared.stream_shutdown.clone()).await;
+}

@@ -1,0 +1,249 @@
+//! Drives the pool machine: dials what it wants, tells it what happened.
+
+use crate::proxy_list;
+use crate::service::Shared;
+use crate::tunnel::{self, DialError, Established, TunnelNews};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use wayleave_api::agent::proxy_to_agent;
+use wayleave_api::auth::PolicySnapshot;
+use wayleave_net::Tunnel;
+use wayleave_runtime::{Clock, Shutdown, random_u64};
+use wayleave_tunnel::{Config, DialFailure, Effect, Pool, TunnelId};
+use wayleave_vocab::{HostPort, Mono};
+
+/// News of tunnels that wait to be handled.
+const NEWS_QUEUE: usize = 256;
+/// The machine is asked at least this often, so that a clock that jumped is noticed.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+
+enum News {
+    Strategy(Option<wayleave_api::agent::ClusterView>),
+    Dialled(TunnelId, Box<Result<Established, DialError>>),
+    Said(TunnelId, wayleave_api::agent::ProxyToAgent),
+    Lost(TunnelId, wayleave_net::TunnelClosed),
+}
+
+/// Keeps tunnels until shutdown, then drains them.
+pub(crate) async fn run(shared: Arc<Shared>, shutdown: Shutdown) {
+    let now = shared.clock.mono();
+    let (sender, mut news) = mpsc::channel(NEWS_QUEUE);
+    let pool = Pool::new(Config::default(), shared.config.proxies.clone(), random_u64(), now);
+    let mut driver = Driver { shared, pool, tunnels: BTreeMap::new(), dials: BTreeMap::new(), news: sender };
+    loop {
+        driver.act();
+        let now = driver.shared.clock.mono();
+        let pause = driver.pool.poll_timeout().map_or(LOOK_MAX, |at| at.since(now).min(LOOK_MAX));
+        tokio::select! {
+            () = shutdown.requested() => break,
+            Some(item) = news.recv() => driver.handle(item),
+            () = tokio::time::sleep(pause) => {
+                let now = driver.shared.clock.mono();
+                driver.pool.handle_timeout(now);
+            }
+        }
+    }
+    driver.drain(&mut news).await;
+}
+
+struct Driver {
+    shared: Arc<Shared>,
+    pool: Pool,
+    tunnels: BTreeMap<TunnelId, Tunnel>,
+    dials: BTreeMap<TunnelId, Shutdown>,
+    news: mpsc::Sender<News>,
+}
+
+impl Driver {
+    fn act(&mut self) {
+        while let Some(effect) = self.pool.poll_effect() {
+            match effect {
+                Effect::FetchStrategy { deadline } => self.fetch_strategy(deadline),
+                Effect::Dial { id, address, wanted, avoid, deadline } => {
+                    let given_up = Shutdown::new();
+                    self.dials.insert(id, given_up.clone());
+                    self.dial(id, address, wanted, avoid, deadline, given_up);
+                }
+                Effect::Abandon { id } => {
+                    if let Some(given_up) = self.dials.remove(&id) {
+                        given_up.request();
+                    }
+                }
+                Effect::Close { id, reason } => {
+                    tracing::debug!(?reason, "giving up a tunnel");
+                    if let Some(tunnel) = self.tunnels.get(&id) {
+                        if reason.drains() && tunnel.stream_count() > 0 {
+                            tunnel.go_away()
+                        } else {
+                            tunnel.close()
+                        }
+                    }
+                }
+                Effect::Publish { connected } => {
+                    tracing::info!(proxies = connected.len(), "connected to proxies");
+                    self.shared.connected.send_replace(connected);
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Mono {
+        self.shared.clock.mono()
+    }
+
+    fn handle(&mut self, news: News) {
+        let now = self.now();
+        match news {
+            News::Strategy(None) => self.pool.handle_strategy_failed(now),
+            News::Strategy(Some(view)) => self.learn(&view),
+            News::Dialled(id, result) => self.dialled(id, *result),
+            News::Said(id, message) => self.said(id, message),
+            News::Lost(id, reason) => {
+                tracing::info!(reason = &reason as &dyn std::error::Error, "a tunnel ended");
+                self.tunnels.remove(&id);
+                self.pool.handle_lost(id, now);
+            }
+        }
+    }
+
+    fn dialled(&mut self, id: TunnelId, result: Result<Established, DialError>) {
+        self.dials.remove(&id);
+        let now = self.now();
+        match result {
+            Ok(established) => {
+                tracing::info!(proxy = %established.proxy.proxy, "a tunnel is up");
+                self.pool.handle_dialled(id, established.proxy.proxy, established.proxy.incarnation, now);
+                self.tunnels.insert(id, established.tunnel);
+                if let Some(view) = &established.hello.view {
+                    self.learn(view);
+                }
+                self.listen(id, established.news);
+            }
+            Err(DialError::AlreadyConnected(proxy)) => {
+                self.pool.handle_dial_failed(id, DialFailure::AlreadyConnected(proxy), now);
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "dialling a proxy failed");
+                self.pool.handle_dial_failed(id, DialFailure::Failed, now);
+            }
+        }
+    }
+
+    fn said(&mut self, id: TunnelId, message: wayleave_api::agent::ProxyToAgent) {
+        match message.message {
+            Some(proxy_to_agent::Message::View(view)) => self.learn(&view),
+            Some(proxy_to_agent::Message::Drain(_)) => {
+                let now = self.now();
+                self.pool.handle_drain(id, now);
+            }
+            Some(proxy_to_agent::Message::Snapshot(snapshot)) => self.accept(&snapshot),
+            Some(proxy_to_agent::Message::Head(head)) => {
+                let now = self.shared.clock.wall();
+                if let Err(error) = self.shared.config.policy.accept_head(&head.payload, &head.signature, now)
+                {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "a proxy relayed a policy head that is refused"
+                    );
+                }
+            }
+            Some(proxy_to_agent::Message::Hello(_)) | None => {}
+        }
+    }
+
+    fn accept(&self, snapshot: &PolicySnapshot) {
+        if let Err(error) = self.shared.accept_policy(snapshot) {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a proxy relayed a policy that is refused"
+            );
+        }
+    }
+
+    fn learn(&mut self, view: &wayleave_api::agent::ClusterView) {
+        let now = self.now();
+        if let Some(strategy) = proxy_list::strategy(view) {
+            self.pool.handle_strategy(strategy, now);
+        }
+        if let Err(error) = self.pool.handle_proxies(proxy_list::proxies(view), now) {
+            tracing::warn!(%error, "the list of proxies is refused");
+        }
+    }
+
+    /// The strategy is asked of Auth through whichever proxy answers.
+    fn fetch_strategy(&self, deadline: Mono) {
+        let (shared, news) = (self.shared.clone(), self.news.clone());
+        self.shared.tasks.spawn_many(async move {
+            let within = deadline.since(shared.clock.mono());
+            let asked = tokio::time::timeout(within, shared.fetch_view()).await;
+            let view = match asked {
+                Ok(Ok(view)) => Some(view),
+                Ok(Err(status)) => {
+                    tracing::warn!(error = %status.message(), "asking for the tunnel strategy failed");
+                    None
+                }
+                Err(_) => {
+                    tracing::warn!("asking for the tunnel strategy took too long");
+                    None
+                }
+            };
+            let _ = news.send(News::Strategy(view)).await;
+        });
+    }
+
+    fn dial(
+        &self,
+        id: TunnelId,
+        address: HostPort,
+        wanted: Option<wayleave_vocab::HostId>,
+        avoid: Vec<wayleave_tunnel::Connected>,
+        deadline: Mono,
+        given_up: Shutdown,
+    ) {
+        let (shared, news) = (self.shared.clone(), self.news.clone());
+        self.shared.tasks.spawn_many(async move {
+            let within = deadline.since(shared.clock.mono());
+            let attempt = tokio::time::timeout(within, tunnel::dial(&shared, &address, wanted, &avoid));
+            let Some(result) = given_up.until(attempt).await else { return };
+            let result = result.unwrap_or(Err(DialError::NoHello));
+            let _ = news.send(News::Dialled(id, Box::new(result))).await;
+        });
+    }
+
+    fn listen(&self, id: TunnelId, mut from: mpsc::Receiver<TunnelNews>) {
+        let news = self.news.clone();
+        self.shared.tasks.spawn_many(async move {
+            while let Some(item) = from.recv().await {
+                let (item, last) = match item {
+                    TunnelNews::Message(message) => (News::Said(id, message), false),
+                    TunnelNews::Closed(reason) => (News::Lost(id, reason), true),
+                };
+                if news.send(item).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// No new streams; those that exist may finish within the drain timeout.
+    async fn drain(mut self, news: &mut mpsc::Receiver<News>) {
+        for tunnel in self.tunnels.values() {
+            if tunnel.stream_count() > 0 { tunnel.go_away() } else { tunnel.close() }
+        }
+        let deadline = tokio::time::sleep(self.shared.config.drain_timeout);
+        tokio::pin!(deadline);
+        while !self.tunnels.is_empty() {
+            tokio::select! {
+                () = &mut deadline => break,
+                Some(item) = news.recv() => {
+                    if let News::Lost(id, _) = item {
+                        self.tunnels.remove(&id);
+                    }
+                }
+            }
+        }
+        self.tunnels.values().for_each(Tunnel::close);
+    }
+}
