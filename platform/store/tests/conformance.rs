@@ -21,9 +21,13 @@ async fn the_memory_backend_conforms() {
 
 #[tokio::test]
 async fn the_sqlite_backend_conforms() {
-    let directory = TempDir::new().unwrap();
-    let opened = AtomicUsize::new(0);
-    check(&Sqlite { clock: clock(), directory, opened, last: Mutex::default() }).await;
+    let usual = SqliteOptions::new("").recent_changes_max;
+    // With little in memory, watches go back and forth between the file and the memory.
+    for recent_changes_max in [usual, 3, 0] {
+        let directory = TempDir::new().unwrap();
+        let (opened, last) = (AtomicUsize::new(0), Mutex::default());
+        check(&Sqlite { clock: clock(), directory, opened, last, recent_changes_max }).await;
+    }
 }
 
 async fn check(subject: &dyn Subject) {
@@ -62,11 +66,14 @@ struct Sqlite {
     directory: TempDir,
     opened: AtomicUsize,
     last: Mutex<PathBuf>,
+    recent_changes_max: usize,
 }
 
 impl Sqlite {
     fn open_at(&self, directory: PathBuf) -> Result<Arc<dyn Backend>, Failure> {
-        let backend = SqliteBackend::open(&SqliteOptions::new(directory), self.clock.clone())?;
+        let recent_changes_max = self.recent_changes_max;
+        let options = SqliteOptions { recent_changes_max, ..SqliteOptions::new(directory) };
+        let backend = SqliteBackend::open(&options, self.clock.clone())?;
         Ok(Arc::new(backend))
     }
 }

@@ -212,12 +212,34 @@ fn prepare_file(directory: &Path, path: &Path) -> Result<(), OpenError> {
         let reason = "it does not start as an SQLite file does";
         return Err(OpenError::Foreign { path: path.to_owned(), reason });
     }
+    if is_cut(&start, metadata.len()) && !has_log(path) {
+        let detail = "it is cut off within a page".into();
+        return Err(OpenError::Corrupt { path: path.to_owned(), detail });
+    }
     let application_id = start.last_chunk().map_or(0, |bytes| i64::from(i32::from_be_bytes(*bytes)));
     if ![0, APPLICATION_ID].contains(&application_id) {
         let reason = "it is the SQLite file of another application";
         return Err(OpenError::Foreign { path: path.to_owned(), reason });
     }
     Ok(())
+}
+
+/// True if the file does not end with a page. The database would read zeros behind its end.
+fn is_cut(start: &[u8; 72], length: u64) -> bool {
+    let [.., high, low] = *start.first_chunk::<18>().unwrap_or(&[0; 18]);
+    // The format writes the largest size, 65536, as 1.
+    let page_bytes = match u16::from_be_bytes([high, low]) {
+        1 => 65_536,
+        size => u64::from(size),
+    };
+    !length.is_multiple_of(page_bytes.max(1))
+}
+
+/// True if a crash has left a log, which makes up for a page that was being written to the file.
+fn has_log(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    Path::new(&log).metadata().is_ok_and(|metadata| metadata.len() > 0)
 }
 
 fn connect(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {

@@ -37,9 +37,9 @@ const WRITES_QUEUED_MAX: usize = 1024;
 const WRITE_BYTES_QUEUED_MAX: usize = 128 << 20;
 /// Most reads that wait.
 const READS_QUEUED_MAX: usize = 1024;
-/// Changes kept in memory for watches, so that one that keeps up reads no file.
+/// Changes kept in memory unless set otherwise.
 const RECENT_CHANGES_MAX: usize = 4096;
-/// Bytes of them.
+/// Most bytes of values in them.
 const RECENT_BYTES_MAX: usize = 32 << 20;
 
 /// Where the backend is and how much history it keeps.
@@ -49,12 +49,15 @@ pub struct SqliteOptions {
     pub directory: PathBuf,
     /// For watches to resume from.
     pub history: HistoryLimits,
+    /// How many changes are also kept in memory, so that a watch that keeps up reads no file.
+    pub recent_changes_max: usize,
 }
 
 impl SqliteOptions {
     /// The default history in this directory.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), history: HistoryLimits::default() }
+        let (directory, history) = (directory.into(), HistoryLimits::default());
+        Self { directory, history, recent_changes_max: RECENT_CHANGES_MAX }
     }
 }
 
@@ -76,7 +79,7 @@ impl SqliteBackend {
     pub fn open(options: &SqliteOptions, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let files = file::open(&options.directory)?;
         let path = files.path.clone();
-        let hub = Arc::new(Hub::new(files.head.revision, RECENT_CHANGES_MAX, RECENT_BYTES_MAX));
+        let hub = Arc::new(Hub::new(files.head.revision, options.recent_changes_max, RECENT_BYTES_MAX));
         let mut leases = Leases::default();
         for (lease, ttl) in &files.leases {
             leases.insert(*lease, *ttl, clock.mono());
