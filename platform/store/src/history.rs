@@ -122,3 +122,37 @@ impl Retention {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Wall = Wall::from_secs(1_700_000_000);
+
+    /// Ten changes of 100 bytes, one each minute; what goes when the last has been made.
+    fn check(limits: HistoryLimits, expected: Option<u64>) {
+        let mut retention = Retention::new(limits);
+        let mark =
+            |n| Mark { revision: Revision(n), at: START.after(Duration::from_secs(60 * n)), bytes: 100 };
+        (1..10).for_each(|n| retention.push(mark(n)));
+        let now = mark(10).at;
+        let due = retention.due(&[mark(10)], usize::MAX, now);
+        assert_eq!(due, expected.map(Revision));
+        assert_eq!(retention.due(&[mark(10)], 2, now), expected.map(|due| Revision(due.min(2))));
+        retention.push(mark(10));
+        if let Some(due) = due {
+            retention.forget(due);
+        }
+        assert_eq!(retention.due(&[], usize::MAX, now), None, "once is enough");
+    }
+
+    #[test]
+    fn the_bound_that_is_reached_first_counts() {
+        let wide = HistoryLimits::default();
+        check(wide.clone(), None);
+        check(HistoryLimits { changes_max: 4, ..wide.clone() }, Some(6));
+        check(HistoryLimits { bytes_max: 350, ..wide.clone() }, Some(7));
+        check(HistoryLimits { age_max: Duration::from_secs(90), ..wide.clone() }, Some(8));
+        check(HistoryLimits { changes_max: 0, ..wide }, Some(10));
+    }
+}

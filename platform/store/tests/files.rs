@@ -10,9 +10,13 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
-use wayleave_runtime::SystemClock;
-use wayleave_store::{Backend, Key, OpenError, SqliteBackend, SqliteOptions, StoreError};
+use wayleave_runtime::{ManualClock, SystemClock};
+use wayleave_store::{
+    Backend, HistoryLimits, Key, OpenError, Operation, SqliteBackend, SqliteOptions, StoreError,
+};
+use wayleave_vocab::Wall;
 
 fn open(directory: &Path) -> Result<SqliteBackend, OpenError> {
     SqliteBackend::open(&SqliteOptions::new(directory), Arc::new(SystemClock::new()))
@@ -202,6 +206,54 @@ async fn what_was_accepted_before_close_is_written() {
         answer.unwrap();
         assert!(backend.get(key).await.unwrap().is_some());
     }
+    backend.close().await;
+}
+
+#[tokio::test]
+async fn the_file_keeps_no_more_history_than_it_should() {
+    let directory = TempDir::new().unwrap();
+    let history = HistoryLimits { changes_max: 10, ..HistoryLimits::default() };
+    let options = SqliteOptions { history, ..SqliteOptions::new(home(&directory)) };
+    let backend = SqliteBackend::open(&options, Arc::new(SystemClock::new())).unwrap();
+    let (old, busy, gone) = (key("/old"), key("/busy"), key("/gone"));
+    let value = Bytes::from_static(b"x");
+    for each in [&old, &gone] {
+        backend.put(each, value.clone(), None).await.unwrap();
+    }
+    for _ in 0..50 {
+        backend.put(&busy, value.clone(), None).await.unwrap();
+    }
+    // Their rows are older than the history: replacing them must not leave them behind.
+    backend.put(&old, value.clone(), None).await.unwrap();
+    backend.delete(&gone).await.unwrap();
+    for _ in 0..50 {
+        backend.put(&busy, value.clone(), None).await.unwrap();
+    }
+    assert!(backend.get(&old).await.unwrap().is_some());
+    backend.close().await;
+    let db = rusqlite::Connection::open(file(&directory)).unwrap();
+    let rows: i64 = db.query_row("SELECT count(*) FROM log", [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, 11, "ten changes of /busy and the present row of /old");
+}
+
+#[tokio::test]
+async fn a_lease_with_very_many_keys_ends_in_steps() {
+    const KEYS: usize = 5000;
+    let directory = TempDir::new().unwrap();
+    let clock = Arc::new(ManualClock::new(Wall::from_secs(1_700_000_000)));
+    let backend = SqliteBackend::open(&SqliteOptions::new(home(&directory)), clock.clone()).unwrap();
+    let lease = backend.lease_grant(Duration::from_secs(10)).await.unwrap();
+    for start in (0..KEYS).step_by(100) {
+        let put =
+            |n| Operation::Put { key: key(&format!("/a/{n}")), value: Bytes::new(), lease: Some(lease) };
+        backend.batch(vec![], (start..start + 100).map(put).collect()).await.unwrap();
+    }
+    clock.advance(Duration::from_secs(10));
+    let first = backend.maintain().await.unwrap();
+    assert!(first > 0 && first < KEYS, "{first}");
+    assert_eq!(first + backend.maintain().await.unwrap(), KEYS);
+    assert_eq!(backend.maintain().await.unwrap(), 0);
+    assert!(backend.range(&key("/a"), None, 1).await.unwrap().items.is_empty());
     backend.close().await;
 }
 

@@ -3,6 +3,7 @@
 use super::tables::{self, APPLICATION_ID, Head, SCHEMA, SCHEMA_VERSION};
 use crate::history::{HistoryLimits, Mark, Retention};
 use crate::lease::LeaseId;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -123,10 +124,13 @@ pub(super) fn open(directory: &Path) -> Result<Files, OpenError> {
     let lock = lock(directory, &path)?;
     prepare_file(directory, &path)?;
     let mut writer = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    // Until it is known to be ours and whole, nothing is written to it, not even by closing it.
+    fold_log_on_close(&writer, false).map_err(|error| failure(&path, "open", error))?;
     if is_new(&writer, &path)? {
         create_schema(&mut writer).map_err(|error| failure(&path, "set up", error))?;
     }
     check(&writer, &path)?;
+    fold_log_on_close(&writer, true).map_err(|error| failure(&path, "set up", error))?;
     configure(&writer).map_err(|error| failure(&path, "set up", error))?;
     let reader = connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     let read = |error| failure(&path, "read", error);
@@ -252,6 +256,11 @@ fn connect(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
     db.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA temp_store = MEMORY;")
         .map_err(fail)?;
     Ok(db)
+}
+
+fn fold_log_on_close(db: &Connection, fold: bool) -> rusqlite::Result<()> {
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !fold)?;
+    Ok(())
 }
 
 /// True if nothing has been set up in the file: it is new, or a crash came before the set-up was complete.

@@ -104,6 +104,7 @@ impl SqliteBackend {
             hub: Arc::clone(&hub),
             retention: files.history.into_retention(options.history.clone()),
             head: files.head,
+            failing: false,
         };
         let ending = Ending { reads: Arc::clone(&reads), hub: Arc::clone(&hub) };
         let lock = files.lock;

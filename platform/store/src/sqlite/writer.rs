@@ -16,6 +16,7 @@ use crate::lease::{LeaseId, Leases};
 use crate::plan::{Batch, Current, State};
 use crate::watch::Hub;
 use rusqlite::Connection;
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -75,6 +76,8 @@ pub(super) struct Writer {
     pub(super) hub: Arc<Hub>,
     pub(super) retention: Retention,
     pub(super) head: Head,
+    /// The last transaction failed, and that has been logged.
+    pub(super) failing: bool,
 }
 
 type Answers = Vec<Result<Done, StoreError>>;
@@ -106,7 +109,9 @@ impl Writer {
 
     fn serve(&mut self, group: Vec<Write>) {
         let requests: Vec<_> = group.iter().map(|write| &write.request).collect();
-        let answers = match self.commit(&requests) {
+        let committed = self.commit(&requests);
+        self.log_turn(committed.as_ref().err());
+        let answers = match committed {
             Ok(answers) => answers,
             Err(error) if requests.len() == 1 => vec![Err(error)],
             Err(_) => requests.iter().map(|request| self.commit_alone(request)).collect(),
@@ -116,6 +121,21 @@ impl Writer {
             // The caller may have given up waiting; the write stands all the same.
             let _ = write.reply.send(answer);
         }
+    }
+
+    /// Logs when writing begins to fail and when it works again, not each failure.
+    fn log_turn(&mut self, failure: Option<&StoreError>) {
+        match failure {
+            Some(error) if !self.failing => {
+                let cause = error.source().map(ToString::to_string);
+                tracing::warn!(%error, cause, "writing to the backend fails");
+            }
+            None if self.failing => {
+                tracing::info!(path = %self.path.display(), "writing to the backend works again")
+            }
+            Some(_) | None => {}
+        }
+        self.failing = failure.is_some();
     }
 
     fn commit_alone(&mut self, request: &Request) -> Result<Done, StoreError> {
