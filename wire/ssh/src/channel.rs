@@ -1,15 +1,14 @@
 //! One channel: its state, its two windows, its send queue. Pure bookkeeping; `mux` does the messages.
 
+use crate::byte_queue::ByteQueue;
 use crate::config::Limits;
 use crate::event::{DataStream, RequestId};
 use crate::request::ChannelOpen;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 
-/// Most pieces in one send queue, so that tiny pieces cost no more than large ones.
-const PIECES_MAX: usize = 256;
-/// Pieces up to this size are gathered into one.
-const GATHER_BYTES_MAX: usize = 2048;
+/// Most changes between the streams in one send queue.
+const RUNS_MAX: usize = 256;
 /// Most requests of the peer on one channel that wait for an answer.
 pub(crate) const REPLIES_OWED_MAX: usize = 64;
 /// Most requests of ours on one channel that wait for an answer.
@@ -51,7 +50,8 @@ pub(crate) struct Channel {
     send_window: u32,
     /// Largest data message the peer takes, or we want to make.
     send_packet_bytes: u32,
-    queue: VecDeque<Piece>,
+    /// Alternating streams, in order.
+    queue: VecDeque<Run>,
     queue_bytes: usize,
     /// In the round robin.
     pub(crate) is_ready: bool,
@@ -67,46 +67,17 @@ pub(crate) struct Channel {
     pub(crate) requests_pending: VecDeque<RequestId>,
 }
 
+/// Queued data of one stream.
 #[derive(Debug)]
-struct Piece {
+struct Run {
     stream: DataStream,
-    data: PieceData,
-}
-
-#[derive(Debug)]
-enum PieceData {
-    Shared(Bytes),
-    Gathered(BytesMut),
-}
-
-impl Piece {
-    fn len(&self) -> usize {
-        match &self.data {
-            PieceData::Shared(data) => data.len(),
-            PieceData::Gathered(data) => data.len(),
-        }
-    }
-
-    fn as_slice(&self) -> &[u8] {
-        match &self.data {
-            PieceData::Shared(data) => data,
-            PieceData::Gathered(data) => data,
-        }
-    }
-
-    fn advance(&mut self, bytes: usize) {
-        match &mut self.data {
-            PieceData::Shared(data) => data.advance(bytes),
-            PieceData::Gathered(data) => data.advance(bytes),
-        }
-    }
+    data: ByteQueue,
 }
 
 /// The window was used beyond its size, or grew beyond 2^32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WindowError;
 
-/// What an adjustment of the send window did.
 impl Channel {
     pub(crate) fn new(stage: Stage, limits: &Limits) -> Self {
         Self {
@@ -167,36 +138,20 @@ impl Channel {
 
     /// Queues data for sending up to the limit; takes what fits off the front of `data`.
     pub(crate) fn enqueue(&mut self, stream: DataStream, data: &mut Bytes, limits: &Limits) -> usize {
-        let room = limits.send_queue_bytes.saturating_sub(self.queue_bytes);
-        let taken = room.min(data.len());
-        if taken > 0 && !self.gather(stream, data, taken) {
-            if self.queue.len() >= PIECES_MAX {
-                self.is_starved = true;
-                return 0;
+        let is_same_run = self.queue.back().is_some_and(|run| run.stream == stream);
+        let is_full = !is_same_run && self.queue.len() >= RUNS_MAX;
+        let taken = if is_full { 0 } else { self.send_room(limits).min(data.len()) };
+        if taken > 0 {
+            if !is_same_run {
+                self.queue.push_back(Run { stream, data: ByteQueue::new() });
             }
-            let piece = data.split_to(taken);
-            let data = if taken <= GATHER_BYTES_MAX / 2 {
-                PieceData::Gathered(BytesMut::from(&piece[..]))
-            } else {
-                PieceData::Shared(piece)
-            };
-            self.queue.push_back(Piece { stream, data });
+            if let Some(run) = self.queue.back_mut() {
+                run.data.push(data.split_to(taken));
+            }
+            self.queue_bytes += taken;
         }
-        self.queue_bytes += taken;
         self.is_starved = !data.is_empty();
         taken
-    }
-
-    /// Small pieces join the last one.
-    fn gather(&mut self, stream: DataStream, data: &mut Bytes, taken: usize) -> bool {
-        let Some(Piece { stream: last, data: PieceData::Gathered(gathered) }) = self.queue.back_mut() else {
-            return false;
-        };
-        if *last != stream || gathered.len() + taken > GATHER_BYTES_MAX {
-            return false;
-        }
-        gathered.extend_from_slice(&data.split_to(taken));
-        true
     }
 
     /// Room in the send queue, in bytes.
@@ -223,35 +178,19 @@ impl Channel {
         self.stage == Stage::Open && self.close != Ending::Sent && (has_data || has_ending)
     }
 
-    /// The next data message: its stream and size. Zero when nothing can go.
+    /// The next data message: its stream and size. None when nothing can go.
     pub(crate) fn next_message(&self) -> Option<(DataStream, usize)> {
-        let stream = self.queue.front()?.stream;
-        let allowed = self.send_window.min(self.send_packet_bytes) as usize;
-        let mut bytes = 0;
-        for piece in self.queue.iter().take_while(|p| p.stream == stream) {
-            bytes += piece.len();
-            if bytes >= allowed {
-                break;
-            }
-        }
-        let bytes = bytes.min(allowed);
-        (bytes > 0).then_some((stream, bytes))
+        let run = self.queue.front()?;
+        let bytes = run.data.len().min(self.send_window.min(self.send_packet_bytes) as usize);
+        (bytes > 0).then_some((run.stream, bytes))
     }
 
     /// Moves exactly the bytes that [`Self::next_message`] announced into a packet.
     pub(crate) fn take_message(&mut self, bytes: usize, out: &mut BytesMut) {
-        let mut left = bytes;
-        while left > 0
-            && let Some(piece) = self.queue.front_mut()
-        {
-            let part = left.min(piece.len());
-            out.extend_from_slice(piece.as_slice().get(..part).unwrap_or_default());
-            left -= part;
-            if part == piece.len() {
-                self.queue.pop_front();
-            } else {
-                piece.advance(part);
-            }
+        let Some(run) = self.queue.front_mut() else { return };
+        run.data.copy_out(bytes, out);
+        if run.data.is_empty() {
+            self.queue.pop_front();
         }
         self.queue_bytes -= bytes;
         // `next_message` is bounded by the window, which is 32 bits.
@@ -260,7 +199,7 @@ impl Channel {
 
     /// Whether the embedder should hear that there is room again.
     pub(crate) fn take_writable(&mut self, limits: &Limits) -> bool {
-        let has_room = self.queue_bytes <= limits.send_queue_bytes / 2 && self.queue.len() < PIECES_MAX;
+        let has_room = self.queue_bytes <= limits.send_queue_bytes / 2 && self.queue.len() < RUNS_MAX;
         has_room && std::mem::take(&mut self.is_starved)
     }
 

@@ -148,6 +148,9 @@ pub struct ClientConfig {
     pub credentials: Vec<Credential>,
     /// Host key algorithms in order of preference.
     pub host_key_algorithms: Vec<PublicKeyAlgorithm>,
+    /// Send a key share for the most wanted method along with the first message (RFC 4253 section 7.1):
+    /// saves a round trip with a server that wants the same, costs one share otherwise.
+    pub is_guessing: bool,
     /// Algorithms.
     pub algorithms: Algorithms,
     /// Flow control and counts.
@@ -163,6 +166,7 @@ impl ClientConfig {
             user,
             credentials,
             host_key_algorithms: HOST_KEY_ALGORITHMS.to_vec(),
+            is_guessing: true,
             algorithms: Algorithms::default(),
             limits: Limits::default(),
             timing: Timing::default(),

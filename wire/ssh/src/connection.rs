@@ -79,6 +79,7 @@ impl Connection {
             host_key_algorithms: host_algorithms(&config.host_keys),
             host_keys: config.host_keys.clone(),
             rekey_bytes: config.timing.rekey_bytes,
+            is_guessing: false,
         };
         let plan = Plan::Server { attempts_max: config.auth_attempts_max, banner: config.banner.clone() };
         let transport = Transport::new(Role::Server, transport, entropy);
@@ -93,6 +94,7 @@ impl Connection {
             host_key_algorithms: config.host_key_algorithms.clone(),
             host_keys: Vec::new(),
             rekey_bytes: config.timing.rekey_bytes,
+            is_guessing: config.is_guessing,
         };
         let plan = Plan::Client { user: config.user.clone(), credentials: config.credentials.clone() };
         let transport = Transport::new(Role::Client, transport, entropy);

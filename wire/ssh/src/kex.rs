@@ -64,6 +64,8 @@ pub(crate) struct Offer<'a> {
     pub(crate) cookie: [u8; 16],
     /// Only the first exchange announces extensions.
     pub(crate) is_first: bool,
+    /// A share for the most wanted method follows at once.
+    pub(crate) is_guessing: bool,
 }
 
 impl Offer<'_> {
@@ -88,7 +90,7 @@ impl Offer<'_> {
         for list in [MACS, MACS, "none", "none", "", ""] {
             payload.put_string(list.as_bytes());
         }
-        payload.put_bool(false);
+        payload.put_bool(self.is_guessing);
         payload.put_uint(0);
         payload
     }
@@ -133,6 +135,8 @@ pub(crate) struct Negotiated {
     pub(crate) is_strict: bool,
     /// The client takes EXT_INFO (meaningful in the first exchange only).
     pub(crate) client_takes_ext_info: bool,
+    /// The most wanted algorithms of both sides agree: a guessed exchange packet counts.
+    pub(crate) is_guess_right: bool,
     /// The peer sends a guessed exchange packet, and the guess is wrong.
     pub(crate) ignore_next: bool,
 }
@@ -168,7 +172,7 @@ pub(crate) fn negotiate(
         }
     }
     let first = |list| names(list).next();
-    let guess_right =
+    let is_guess_right =
         first(client.kex) == first(server.kex) && first(client.host_keys) == first(server.host_keys);
     Ok(Negotiated {
         kex,
@@ -177,7 +181,8 @@ pub(crate) fn negotiate(
         to_client,
         is_strict,
         client_takes_ext_info: has(client.kex, EXT_INFO_CLIENT),
-        ignore_next: theirs.first_follows && !guess_right,
+        is_guess_right,
+        ignore_next: theirs.first_follows && !is_guess_right,
     })
 }
 

@@ -79,6 +79,7 @@
 //! wire, `mux` and `mux_send` for channels, `userauth` for authentication, `connection` for the verbs.
 
 mod algorithm;
+mod byte_queue;
 mod certificate;
 mod channel;
 mod cipher;
@@ -103,6 +104,7 @@ mod version;
 pub use algorithm::{
     CipherAlgorithm, HOST_KEY_ALGORITHMS, KexAlgorithm, PublicKeyAlgorithm, SignatureAlgorithm,
 };
+pub use byte_queue::ByteQueue;
 pub use certificate::{
     CERTIFICATE_BYTES_MAX, CertType, Certificate, CertificateError, CertificateTemplate, OPTIONS_MAX,
     Options, PRINCIPALS_MAX, SourceNetwork, Verified,

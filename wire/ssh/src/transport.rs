@@ -45,6 +45,9 @@ pub(crate) struct TransportConfig {
     /// Server only.
     pub(crate) host_keys: Vec<Credential>,
     pub(crate) rekey_bytes: u64,
+    /// Client only: send a share for the most wanted method along with the first KEXINIT, which saves
+    /// a round trip when the server wants the same.
+    pub(crate) is_guessing: bool,
 }
 
 /// What the transport hands up.
@@ -94,6 +97,8 @@ pub(crate) struct Transport {
     writer: PacketWriter,
     phase: Phase,
     our_init: Vec<u8>,
+    /// Client: the share that went out with the first KEXINIT.
+    guess: Option<Box<ClientExchange>>,
     peer_version: Vec<u8>,
     session_id: Option<[u8; 32]>,
     is_strict: Option<bool>,
@@ -115,6 +120,7 @@ impl Transport {
             writer: PacketWriter::new(),
             phase: Phase::Version(VersionReader::new(role == Role::Client)),
             our_init: Vec::new(),
+            guess: None,
             peer_version: Vec::new(),
             session_id: None,
             is_strict: None,
@@ -125,8 +131,22 @@ impl Transport {
         };
         transport.writer.output.put_raw(VERSION.as_bytes());
         transport.writer.output.put_raw(b"\r\n");
-        transport.write_init().expect("a first packet in clear has no cipher that could fail");
+        transport.write_first().expect("a first packet in clear has no cipher that could fail");
         transport
+    }
+
+    fn write_first(&mut self) -> Result<(), ConnectionError> {
+        // Without a share there is nothing to guess with, and the exchange takes its usual course.
+        if self.role == Role::Client && self.config.is_guessing {
+            let wanted = self.config.kex.first();
+            self.guess =
+                wanted.and_then(|kex| ClientExchange::start(*kex, &mut *self.entropy).ok()).map(Box::new);
+        }
+        self.write_init()?;
+        match &self.guess {
+            None => Ok(()),
+            Some(exchange) => Ok(self.writer.write(&share_message(exchange))?),
+        }
     }
 
     /// The session id, once the first exchange is complete.
@@ -207,6 +227,7 @@ impl Transport {
             ciphers: &self.config.ciphers,
             cookie,
             is_first: self.session_id.is_none(),
+            is_guessing: self.guess.is_some(),
         };
         self.our_init = offer.to_payload();
         self.writer.write(&self.our_init)?;
@@ -378,13 +399,14 @@ impl Transport {
         }
         let client = match self.role {
             Role::Server => None,
-            Role::Client => {
-                let exchange = ClientExchange::start(negotiated.kex, &mut *self.entropy)?;
-                let mut payload = vec![message::KEX_ECDH_INIT];
-                payload.put_string(&exchange.share);
-                self.writer.write(&payload)?;
-                Some(Box::new(exchange))
-            }
+            Role::Client => Some(match self.guess.take() {
+                Some(exchange) if negotiated.is_guess_right => exchange,
+                _ => {
+                    let exchange = ClientExchange::start(negotiated.kex, &mut *self.entropy)?;
+                    self.writer.write(&share_message(&exchange))?;
+                    Box::new(exchange)
+                }
+            }),
         };
         let ignore_next = negotiated.ignore_next;
         self.phase = Phase::Exchange { negotiated, theirs, client, ignore_next };
@@ -541,6 +563,12 @@ impl<'a> Reply<'a> {
         key.verify(algorithm.signature, hash, self.signature).map_err(|_| KexError::Signature)?;
         Ok(identity)
     }
+}
+
+fn share_message(exchange: &ClientExchange) -> Vec<u8> {
+    let mut payload = vec![message::KEX_ECDH_INIT];
+    payload.put_string(&exchange.share);
+    payload
 }
 
 fn parse_share(payload: &[u8]) -> Result<&[u8], DecodeError> {

@@ -3,16 +3,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/driver.rs"]
+mod driver;
 mod support;
 
 use bytes::Bytes;
+use driver::{App, drive};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use support::{App, credential, drive, entropy, key, pattern};
+use support::{credential, entropy, key, pattern};
 use wayleave_ssh::{
     CertType, ChannelId, ChannelOpen, ChannelRequest, Connection, DataStream, Event, GlobalReply,
     GlobalRequest, KeyPair, OpenFailure, ServerConfig,

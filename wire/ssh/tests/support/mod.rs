@@ -1,74 +1,9 @@
-//! Test drivers: a blocking one over TCP, and identities signed by a test authority.
+//! Identities signed by test authorities, entropy, and bytes to send.
 
-use bytes::{Bytes, BytesMut};
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use bytes::Bytes;
 use std::sync::Arc;
-use std::time::Instant;
-use wayleave_ssh::{
-    CertType, Certificate, CertificateTemplate, Connection, ConnectionError, Credential, Entropy, Event,
-    Intake, KeyPair, Options,
-};
-use wayleave_vocab::{Mono, Wall};
-
-/// What an embedder does with events; called after every batch until nothing moves.
-pub(crate) trait App {
-    fn on_event(&mut self, connection: &mut Connection, event: Event);
-    /// Something may be sendable. Called whenever events were drained.
-    fn pump(&mut self, _connection: &mut Connection) {}
-}
-
-/// Runs a connection over a blocking stream until it is closed. This is the whole driver.
-pub(crate) fn drive(
-    connection: &mut Connection,
-    stream: &mut TcpStream,
-    app: &mut impl App,
-) -> Result<(), ConnectionError> {
-    let start = Instant::now();
-    let mut input = BytesMut::new();
-    let mut failure = None;
-    loop {
-        let now = Mono::from_origin(start.elapsed());
-        let intake = match connection.handle_input(&mut input, now) {
-            Ok(intake) => intake,
-            Err(error) => {
-                failure = Some(error);
-                Intake::Hungry
-            }
-        };
-        loop {
-            let mut is_idle = true;
-            while let Some(event) = connection.poll_event() {
-                app.on_event(connection, event);
-                is_idle = false;
-            }
-            app.pump(connection);
-            while let Some(output) = connection.poll_output() {
-                if stream.write_all(&output).is_err() {
-                    return failure.map_or(Ok(()), Err);
-                }
-                is_idle = false;
-            }
-            if is_idle {
-                break;
-            }
-        }
-        if connection.is_closed() {
-            return failure.map_or(Ok(()), Err);
-        }
-        if intake == Intake::Hungry && !fill(stream, &mut input) {
-            return Ok(());
-        }
-    }
-}
-
-fn fill(stream: &mut TcpStream, input: &mut BytesMut) -> bool {
-    let len = input.len();
-    input.resize(len + 128 * 1024, 0);
-    let read = stream.read(&mut input[len..]).unwrap_or(0);
-    input.truncate(len + read);
-    read > 0
-}
+use wayleave_ssh::{CertType, Certificate, CertificateTemplate, Credential, Entropy, KeyPair, Options};
+use wayleave_vocab::Wall;
 
 /// Entropy for tests: a counter hashed by nothing, distinct per seed.
 pub(crate) fn entropy(seed: u64) -> Box<dyn Entropy + Send> {
