@@ -1,0 +1,202 @@
+//! Events as they are stored: golden, bounded, each once.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use wayleave_audit::{
+    Actor, CertKind, Change, ChangedKind, DecodeEnvelopeError, DisconnectReason, Envelope, Event, Intake,
+    IntakeOutcome, IntakeRefusal, Origin, Outcome, PortAction, SessionRef, SftpTotals, Subject, bounded_list,
+};
+use wayleave_vocab::{ClusterName, HostId, Login, SessionId, Wall};
+
+fn host(n: u8) -> HostId {
+    HostId::from_random([n; 16])
+}
+
+fn envelope(event: Event, sequence: u64) -> Envelope {
+    let origin = Origin { cluster: ClusterName::parse("demo").unwrap(), host_id: host(1), sequence };
+    Envelope::new(event, origin, [2; 16], Wall::from_ms(1_800_000_000_123))
+}
+
+fn session() -> SessionRef {
+    SessionRef {
+        sid: SessionId::from_random([3; 16]),
+        user: "alice".into(),
+        login: Login::parse("root").unwrap(),
+        server_id: host(4),
+        server_hostname: "web-1".into(),
+    }
+}
+
+fn failure() -> Outcome {
+    Outcome::Failure { error: "no".into() }
+}
+
+/// One of every kind, failures too where they have their own code.
+fn all() -> Vec<Event> {
+    let actor = || Actor { user: "alice".into(), local_admin: false, client_addr: Some("10.0.0.1:5".into()) };
+    let changed = |kind, change| Event::Changed {
+        kind,
+        change,
+        name: "x".into(),
+        actor: actor(),
+        details: vec!["roles access".into()],
+    };
+    let login = |outcome| Event::UserLogin {
+        user: "alice".into(),
+        method: "local".into(),
+        client_addr: None,
+        outcome,
+    };
+    let join = |joined_host_id, outcome| Event::InstanceJoin {
+        joined_host_id,
+        node_name: "web-1".into(),
+        token_name: "t1".into(),
+        method: "token".into(),
+        roles: vec!["Node".into()],
+        client_addr: None,
+        outcome,
+    };
+    let port = |action| Event::Port {
+        session: session(),
+        action,
+        addr: "127.0.0.1:80".into(),
+        outcome: Outcome::Success,
+    };
+    let exec =
+        |outcome| Event::Exec { session: session(), command: "id".into(), exit_code: Some(0), outcome };
+    vec![
+        login(Outcome::Success),
+        login(failure()),
+        Event::AuthAttempt { user: "eve".into(), client_addr: None, error: "unknown authority".into() },
+        Event::CertCreate {
+            subject: Subject::User("alice".into()),
+            cert_type: CertKind::User,
+            roles: bounded_list(["access"]),
+            logins: bounded_list(["root"]),
+            expires: 1_800_000_000,
+        },
+        Event::CertCreate {
+            subject: Subject::Host(host(4)),
+            cert_type: CertKind::Host,
+            roles: vec![],
+            logins: vec![],
+            expires: 1,
+        },
+        join(Some(host(4)), Outcome::Success),
+        join(None, failure()),
+        Event::SessionStart {
+            session: session(),
+            interactive: true,
+            client_addr: None,
+            policy_revision: "1.2".into(),
+        },
+        Event::SessionEnd {
+            session: session(),
+            duration_ms: 5,
+            exit_code: None,
+            reason: Some("idle".into()),
+        },
+        Event::SessionRejected {
+            user: "eve".into(),
+            login: "root".into(),
+            server_id: host(4),
+            server_hostname: "web-1".into(),
+            reason: "no role".into(),
+            client_addr: None,
+        },
+        exec(Outcome::Success),
+        exec(failure()),
+        Event::Subsystem { session: session(), name: "sftp".into(), outcome: Outcome::Success },
+        port(PortAction::LocalStart),
+        port(PortAction::RemoteStop),
+        Event::Forward { session: session(), what: "agent".into(), outcome: failure() },
+        Event::SftpSummary {
+            session: session(),
+            totals: SftpTotals { files_read: 1, ..SftpTotals::default() },
+        },
+        Event::ClientDisconnect {
+            user: "alice".into(),
+            sid: Some(SessionId::from_random([3; 16])),
+            server_id: host(4),
+            cause: DisconnectReason::Locked,
+            reason: "lock".into(),
+        },
+        changed(ChangedKind::User, Change::Created),
+        changed(ChangedKind::User, Change::Updated),
+        changed(ChangedKind::User, Change::Deleted),
+        changed(ChangedKind::Role, Change::Created),
+        changed(ChangedKind::Role, Change::Updated),
+        changed(ChangedKind::Role, Change::Deleted),
+        changed(ChangedKind::Token, Change::Created),
+        changed(ChangedKind::Lock, Change::Created),
+        changed(ChangedKind::Lock, Change::Deleted),
+        Event::Credentials { name: "bob".into(), action: "invite".into(), actor: actor() },
+        Event::AccessDenied { actor: actor(), action: "update role access".into(), reason: "no rule".into() },
+        Event::ServiceState { service: "ssh".into(), state: "policy_stale".into(), details: "".into() },
+    ]
+}
+
+#[test]
+fn events_match_their_golden_file_and_read_back() {
+    let golden = include_str!("../golden/events_v1.jsonl");
+    let mut written = String::new();
+    for event in all() {
+        let envelope = envelope(event, 7);
+        let bytes = envelope.encode();
+        assert_eq!(Envelope::decode(&bytes), Ok(envelope));
+        written.push_str(std::str::from_utf8(&bytes).unwrap());
+        written.push('\n');
+    }
+    println!("{written}");
+    assert_eq!(written, golden, "the golden file should be what is printed above");
+}
+
+#[test]
+fn a_code_that_is_not_the_events_is_refused() {
+    let text = String::from_utf8(envelope(all().remove(0), 1).encode()).unwrap();
+    let forged = text.replace("T1000I", "T1000W");
+    assert!(matches!(Envelope::decode(forged.as_bytes()), Err(DecodeEnvelopeError::WrongCode { .. })));
+    assert!(Envelope::decode(text.replace("\"v\":1", "\"v\":2").as_bytes()).is_err());
+}
+
+#[test]
+fn each_event_is_taken_once_and_only_from_its_own_host() {
+    let cluster = ClusterName::parse("demo").unwrap();
+    let mut intake = Intake::new(cluster, BTreeMap::new());
+    let event = |sequence| envelope(all().remove(0), sequence);
+    assert_eq!(
+        intake.handle_event(host(9), &event(1)),
+        Err(IntakeRefusal::OtherHost { sender: host(9), named: host(1) })
+    );
+    assert_eq!(intake.handle_event(host(1), &event(0)), Err(IntakeRefusal::NoSequence));
+    assert_eq!(intake.handle_event(host(1), &event(1)), Ok(IntakeOutcome::Append));
+    // Not stored yet, so it is not a duplicate.
+    assert_eq!(intake.handle_event(host(1), &event(1)), Ok(IntakeOutcome::Append));
+    intake.appended(&event(1));
+    assert_eq!(intake.handle_event(host(1), &event(1)), Ok(IntakeOutcome::Duplicate));
+    assert_eq!(intake.handle_event(host(1), &event(4)), Ok(IntakeOutcome::AppendAfterGap { missing: 2 }));
+    assert_eq!(
+        intake.handle_event(host(1), &event(u64::MAX)),
+        Ok(IntakeOutcome::AppendAfterGap { missing: u64::MAX - 2 })
+    );
+    assert_eq!(intake.last(host(1)), 1);
+}
+
+proptest! {
+    #[test]
+    fn f_arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+        let _ = Envelope::decode(&bytes);
+    }
+
+    #[test]
+    fn f_any_text_stays_one_bounded_line(command in "(?s).{0,9000}") {
+        let event = Event::Exec { session: session(), command: command.into(), exit_code: None, outcome: Outcome::Success };
+        let envelope = envelope(event, 1);
+        let bytes = envelope.encode();
+        prop_assert!(!bytes.contains(&b'\n'));
+        prop_assert!(bytes.len() < 32 * 1024);
+        prop_assert_eq!(Envelope::decode(&bytes), Ok(envelope));
+    }
+}
