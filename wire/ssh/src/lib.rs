@@ -78,6 +78,8 @@
 //! Where to look: `transport` for the order of key exchanges, `packet` and `cipher` for the bytes on the
 //! wire, `mux` and `mux_send` for channels, `userauth` for authentication, `connection` for the verbs.
 
+#[cfg(test)]
+mod adversary_tests;
 mod algorithm;
 mod byte_queue;
 mod certificate;

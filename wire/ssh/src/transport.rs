@@ -302,6 +302,12 @@ impl Transport {
         }
     }
 
+    /// The next payload as it is, whatever it means.
+    #[cfg(test)]
+    pub(crate) fn next_raw(&mut self, input: &mut BytesMut) -> Option<BytesMut> {
+        self.reader.next(input).ok().flatten()
+    }
+
     fn handle(&mut self, payload: BytesMut) -> Result<Option<Incoming>, ConnectionError> {
         let number = payload.first().copied().unwrap_or(0);
         let is_first = self.session_id.is_none() || self.is_first_unfinished();
