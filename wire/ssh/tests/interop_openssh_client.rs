@@ -85,6 +85,88 @@ fn terminal_with_a_shell() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("pty="), "{output:?}");
 }
 
+#[test]
+fn a_jump_is_a_direct_tcpip_channel() {
+    let bench = Bench::new();
+    let output = bench.pipe(&["-W", "target.test:22"], None, b"through the jump");
+    assert_eq!(output.stdout, b"through the jump", "{output:?}");
+}
+
+#[test]
+fn users_with_keys_of_other_kinds() {
+    let bench = Bench::new();
+    bench.write_secret("ca", &bench.user_authority.to_openssh("authority"));
+    for (kind, bits) in [("ecdsa", "256"), ("ecdsa", "384"), ("rsa", "2048"), ("ed25519", "256")] {
+        let name = format!("{kind}{bits}");
+        let file = bench.directory.path().join(&name);
+        run(Command::new("ssh-keygen").args(["-q", "-N", "", "-t", kind, "-b", bits, "-f"]).arg(&file));
+        let authority = bench.directory.path().join("ca");
+        let sign = ["-q", "-I", "of ssh-keygen", "-n", &name, "-s"];
+        run(Command::new("ssh-keygen").args(sign).arg(authority).arg(file.with_extension("pub")));
+        let output = bench.ssh_as(&name, &[], "greet");
+        assert_eq!(output.stdout, b"hello on stdout\n", "{name} {output:?}");
+    }
+}
+
+#[test]
+fn our_files_are_what_ssh_keygen_reads_and_writes() {
+    let bench = Bench::new();
+    let at = |name: &str| bench.directory.path().join(name);
+    let listed = run(Command::new("ssh-keygen").args(["-L", "-f"]).arg(at("alice-cert.pub")));
+    for part in ["ssh-ed25519-cert-v01@openssh.com user certificate", "\"test alice\"", "permit-pty"] {
+        assert!(listed.contains(part), "{part}: {listed}");
+    }
+    let public = run(Command::new("ssh-keygen").args(["-y", "-f"]).arg(at("alice")));
+    assert_eq!(public.trim(), format!("{} test key", key(4).public_key()));
+    let shown = run(Command::new("ssh-keygen").args(["-l", "-f"]).arg(at("alice.pub")));
+    assert!(shown.contains(&key(4).public_key().fingerprint()), "{shown}");
+    run(Command::new("ssh-keygen").args(["-q", "-N", "", "-t", "ed25519", "-f"]).arg(at("theirs")));
+    let pair = KeyPair::from_openssh(&std::fs::read_to_string(at("theirs")).unwrap()).unwrap();
+    let line = std::fs::read_to_string(at("theirs.pub")).unwrap();
+    assert_eq!(wayleave_ssh::PublicKey::from_openssh(&line), Ok(pair.public_key()));
+}
+
+#[test]
+fn ten_channels_of_one_master_beside_one_that_nobody_reads() {
+    let bench = Bench::new();
+    let (address, server) = bench.serve();
+    let socket = bench.directory.path().join("master");
+    let control = format!("ControlPath={}", socket.display());
+    let shared = ["-o", control.as_str()];
+    let mut master = bench.client("alice", address, &["-M", "-N", shared[0], shared[1]], None);
+    let mut master = master.stdin(Stdio::null()).spawn().unwrap();
+    let check = || {
+        let mut check = bench.client("alice", address, &["-O", "check", shared[0], shared[1]], None);
+        check.stdin(Stdio::null()).output().unwrap().status.success()
+    };
+    while !check() {
+        assert!(master.try_wait().unwrap().is_none(), "the master ended");
+    }
+    let zero = std::fs::File::open("/dev/zero").unwrap();
+    let mut stalled = bench.client("alice", address, &shared, Some("stall"));
+    let mut stalled = stalled.stdin(zero).spawn().unwrap();
+    let echoes: Vec<_> = (0..10)
+        .map(|index| {
+            let mut ssh = bench.client("alice", address, &shared, Some("echo"));
+            let mut child = ssh.stdin(Stdio::piped()).spawn().unwrap();
+            let mut stdin = child.stdin.take().unwrap();
+            let writer = std::thread::spawn(move || stdin.write_all(&pattern(index, 4 * MIB)).unwrap());
+            (index, std::thread::spawn(move || child.wait_with_output().unwrap()), writer)
+        })
+        .collect();
+    for (index, child, writer) in echoes {
+        let output = child.join().unwrap();
+        writer.join().unwrap();
+        assert!(output.stdout == pattern(index, 4 * MIB), "channel {index}: {:?}", output.status);
+    }
+    assert!(stalled.try_wait().unwrap().is_none(), "the unread channel still waits");
+    let mut exit = bench.client("alice", address, &["-O", "exit", shared[0], shared[1]], None);
+    exit.stdin(Stdio::null()).output().unwrap();
+    master.wait().unwrap();
+    stalled.wait().unwrap();
+    server.join().unwrap();
+}
+
 /// A server for one connection after the other, with a user and a host authority.
 struct Bench {
     config: ServerConfig,
@@ -115,13 +197,17 @@ impl Bench {
         Self { config: ServerConfig::new(vec![host]), user_authority, directory }
     }
 
+    fn write_secret(&self, name: &str, text: &str) {
+        write_secret(&self.directory.path().join(name), text);
+    }
+
     fn ssh(&self, options: &[&str], command: &str) -> Output {
         self.ssh_as("alice", options, command)
     }
 
     fn ssh_as(&self, user: &str, options: &[&str], command: &str) -> Output {
         let (address, server) = self.serve();
-        let child = self.client(user, address, options, command).stdin(Stdio::null()).spawn();
+        let child = self.client(user, address, options, Some(command)).stdin(Stdio::null()).spawn();
         let output = child.expect("the stock ssh client is installed").wait_with_output().unwrap();
         server.join().unwrap();
         output
@@ -129,27 +215,30 @@ impl Bench {
 
     /// Sends a pattern through `ssh … echo` and expects it back.
     fn check_echo(&self, options: &[&str], bytes: usize) {
-        let (address, server) = self.serve();
-        let mut child: Child = self
-            .client("alice", address, options, "echo")
-            .stdin(Stdio::piped())
-            .spawn()
-            .expect("the stock ssh client is installed");
-        let mut stdin = child.stdin.take().unwrap();
-        let writer = std::thread::spawn(move || {
-            for offset in (0..bytes).step_by(MIB) {
-                stdin.write_all(&pattern(offset, MIB)).unwrap();
-            }
-        });
-        let output = child.wait_with_output().unwrap();
-        writer.join().unwrap();
-        server.join().unwrap();
+        let output = self.pipe(options, Some("echo"), &pattern(0, bytes));
         assert!(output.status.success(), "{options:?} {}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(output.stdout.len(), bytes, "{options:?}");
         assert!(output.stdout == pattern(0, bytes), "{options:?}: bytes differ");
     }
 
-    fn client(&self, user: &str, address: SocketAddr, options: &[&str], command: &str) -> Command {
+    /// Runs `ssh` with an input.
+    fn pipe(&self, options: &[&str], command: Option<&str>, input: &[u8]) -> Output {
+        let (address, server) = self.serve();
+        let mut child: Child = self
+            .client("alice", address, options, command)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("the stock ssh client is installed");
+        let mut stdin = child.stdin.take().unwrap();
+        let output = std::thread::scope(|scope| {
+            scope.spawn(move || stdin.write_all(input).unwrap());
+            child.wait_with_output().unwrap()
+        });
+        server.join().unwrap();
+        output
+    }
+
+    fn client(&self, user: &str, address: SocketAddr, options: &[&str], command: Option<&str>) -> Command {
         let mut ssh = Command::new("ssh");
         let known = format!("UserKnownHostsFile={}", self.directory.path().join("known_hosts").display());
         ssh.args(["-F", "none", "-o", &known, "-o", "GlobalKnownHostsFile=/dev/null"])
@@ -159,7 +248,7 @@ impl Bench {
             .args(["-p", &address.port().to_string()])
             .args(options)
             .arg(format!("{user}@127.0.0.1"))
-            .arg(command)
+            .args(command)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         ssh
@@ -180,6 +269,12 @@ impl Bench {
         });
         (address, server)
     }
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{command:?} {output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn write_secret(file: &Path, text: &str) {
@@ -217,6 +312,11 @@ impl App for Server {
             }
             Event::Open { channel, open: ChannelOpen::Session } => {
                 self.sessions.insert(channel, Session::default());
+                connection.accept_open(channel).unwrap();
+            }
+            Event::Open { channel, open: ChannelOpen::DirectTcpip { target, .. } } => {
+                assert_eq!((target.host.as_str(), target.port), ("target.test", 22));
+                self.sessions.insert(channel, Session { is_echo: true, ..Session::default() });
                 connection.accept_open(channel).unwrap();
             }
             Event::Open { channel, .. } => {
@@ -301,6 +401,7 @@ impl Session {
         };
         match command {
             b"echo" => self.is_echo = true,
+            b"stall" => {}
             b"greet" => {
                 say(DataStream::Main, "hello on stdout\n");
                 say(DataStream::Stderr, "hello on stderr\n");
