@@ -53,6 +53,14 @@ pub struct ResourceView<'a> {
     pub labels: &'a Labels,
 }
 
+/// A question of the admin API.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AdminQuestion<'a> {
+    pub(crate) verb: AdminVerb,
+    pub(crate) target: RuleTarget,
+    pub(crate) resource: Option<ResourceView<'a>>,
+}
+
 /// The circumstances of a question.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
@@ -146,6 +154,7 @@ impl Policy {
     ///
     /// # Errors
     /// The first reason found.
+    #[expect(clippy::too_many_arguments, reason = "a question, its circumstances and the time")]
     pub fn decide_resource(
         &self,
         principal: &UserPrincipal,
@@ -174,7 +183,8 @@ impl Policy {
         }
         let options = SessionOptions::merge(roles.iter().map(|role| &role.options), &self.settings);
         check_staleness(&options, context).map_err(deny)?;
-        check_rules(&roles, verb, target, resource, subject).map_err(deny)?;
+        let question = AdminQuestion { verb, target: *target, resource };
+        check_rules(&roles, &question, subject).map_err(deny)?;
         Ok(permit())
     }
 
@@ -193,7 +203,6 @@ impl Policy {
         {
             return Vec::new();
         }
-        let target = RuleTarget::Kind(Kind::Node);
         let mut visible = Vec::new();
         for (node, value) in nodes {
             let scope = Scope::of_node(subject, node.labels);
@@ -201,10 +210,14 @@ impl Policy {
                 principal.logins.iter().any(|login| check_node_and_login(&roles, login, &scope).is_ok());
             let by_rule = || {
                 let name = ResourceName::parse(node.host_id.to_string()).ok();
-                let view = name.as_ref().map(|name| ResourceView { name, labels: node.labels });
+                let question = AdminQuestion {
+                    verb: AdminVerb::List,
+                    target: RuleTarget::Kind(Kind::Node),
+                    resource: name.as_ref().map(|name| ResourceView { name, labels: node.labels }),
+                };
                 node_denial(&roles, &scope).is_none()
                     && roles.iter().any(|role| role.allow.allows_node(&scope))
-                    && check_rules(&roles, AdminVerb::List, &target, view, subject).is_ok()
+                    && check_rules(&roles, &question, subject).is_ok()
             };
             if by_login || by_rule() {
                 visible.push(value);
@@ -338,13 +351,12 @@ pub(crate) fn denying_key(role: &CompiledRole, scope: &Scope<'_>) -> Option<Deny
     role.deny.expression_denies(scope).then_some(DenyKey::NodeLabelsExpression)
 }
 
-fn check_rules(
+pub(crate) fn check_rules(
     roles: &[&CompiledRole],
-    verb: AdminVerb,
-    target: &RuleTarget,
-    resource: Option<ResourceView<'_>>,
+    question: &AdminQuestion<'_>,
     subject: Subject<'_>,
 ) -> Result<(), DenialReason> {
+    let AdminQuestion { verb, target, resource } = *question;
     let scope = Scope {
         subject,
         labels: resource.map(|resource| resource.labels),
@@ -352,7 +364,7 @@ fn check_rules(
         resource_kind: Some(target.as_str()),
     };
     for role in roles {
-        let denies = role.deny.rules.iter().filter(|rule| denies_verb(rule, verb, target)).any(|rule| {
+        let denies = role.deny.rules.iter().filter(|rule| denies_verb(rule, verb, &target)).any(|rule| {
             // A predicate that cannot be answered denies.
             rule.predicate.as_ref().is_none_or(|predicate| predicate.holds(&scope).unwrap_or(true))
         });
@@ -361,7 +373,7 @@ fn check_rules(
         }
     }
     let allowed = roles.iter().flat_map(|role| &role.allow.rules).any(|rule| {
-        rule.is_about(verb, target)
+        rule.is_about(verb, &target)
             && rule.predicate.as_ref().is_none_or(|predicate| predicate.holds(&scope).unwrap_or(false))
     });
     if allowed { Ok(()) } else { Err(DenialReason::NoRuleAllows { verb, kind: target.as_str() }) }

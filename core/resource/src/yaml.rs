@@ -109,5 +109,17 @@ fn scalar(text: &str) -> String {
     if plain {
         return text.to_owned();
     }
-    Value::String(text.to_owned()).to_string()
+    let quoted = Value::String(text.to_owned()).to_string();
+    if !quoted.chars().any(is_unprintable) {
+        return quoted;
+    }
+    // JSON leaves these as they are; YAML wants them escaped.
+    quoted
+        .chars()
+        .map(|c| if is_unprintable(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() })
+        .collect()
+}
+
+fn is_unprintable(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
 }

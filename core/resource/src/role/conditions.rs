@@ -49,7 +49,7 @@ pub struct Rule {
 }
 
 /// What a rule is about.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RuleTarget {
     /// Every kind.
     Any,
