@@ -9,7 +9,7 @@ use wayleave_dial::{DialRefusal, DialRequest, DialResponse, VERSION};
 use wayleave_identity::Principal;
 use wayleave_keystore::Audience;
 use wayleave_net::{DIAL_MESSAGE_TIMEOUT, Dialer, MessageError, read_message, splice, write_message};
-use wayleave_runtime::Shutdown;
+use wayleave_runtime::{Clock, Shutdown};
 
 /// A client that was not served.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +53,8 @@ pub(crate) async fn serve(
         Err(DialRefusal::Unavailable { detail: "this proxy is going away, try again".to_owned() })
     } else {
         // What the client says of itself and of the way is replaced by what this proxy knows.
-        let request = DialRequest { client_address: Some(client), from_peer: false, host_id: None, ..request };
+        let request =
+            DialRequest { client_address: Some(client), from_peer: false, host_id: None, ..request };
         ProxyDialer(shared.clone()).dial(request).await
     };
     let dialled = match dialled {

@@ -25,8 +25,13 @@ pub(crate) struct Passthrough {
 
 impl Passthrough {
     /// Carries one connection to its end.
-    pub(crate) async fn carry<S: Stream>(&self, client: S, address: SocketAddr) -> Result<(), PassthroughError> {
-        let mut auth = connect_any(&self.addresses, self.tls.clone()).await.map_err(PassthroughError::Connect)?;
+    pub(crate) async fn carry<S: Stream>(
+        &self,
+        client: S,
+        address: SocketAddr,
+    ) -> Result<(), PassthroughError> {
+        let mut auth =
+            connect_any(&self.addresses, self.tls.clone()).await.map_err(PassthroughError::Connect)?;
         let header = ForwardHeader { v: VERSION, client_address: address };
         write_message(&mut auth, &header).await.map_err(PassthroughError::Header)?;
         splice(client, auth).await.map_err(PassthroughError::Splice)?;

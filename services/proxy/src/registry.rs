@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use tokio::sync::watch;
 use wayleave_net::Tunnel;
 use wayleave_vocab::HostId;
 
@@ -18,8 +17,6 @@ struct Held {
 /// All tunnels held here, by agent.
 pub(crate) struct Registry {
     held: Mutex<Tunnels>,
-    /// Counts changes, so that routes follow.
-    changed: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -37,7 +34,7 @@ pub(crate) struct Registered<'a> {
 
 impl Registry {
     pub(crate) fn new() -> Self {
-        Self { held: Mutex::default(), changed: watch::Sender::new(0) }
+        Self { held: Mutex::default() }
     }
 
     /// Registers a tunnel; the agent is reachable through it from now on.
@@ -46,20 +43,18 @@ impl Registry {
         held.next_id += 1;
         let id = held.next_id;
         held.by_host.entry(host_id).or_default().push(Held { id, started_ms, tunnel });
-        drop(held);
-        self.changed.send_modify(|count| *count += 1);
         Registered { registry: self, host_id, id }
     }
 
-    /// The best tunnel of an agent: of its newest life, the one that came last.
-    pub(crate) fn find(&self, host_id: HostId) -> Option<Tunnel> {
+    /// The best tunnel of an agent and its number: of its newest life, the one that came last.
+    pub(crate) fn find(&self, host_id: HostId) -> Option<(u64, Tunnel)> {
         let held = self.lock();
         let tunnels = held.by_host.get(&host_id)?;
         tunnels
             .iter()
             .filter(|h| !h.tunnel.is_ended())
             .max_by_key(|h| (h.started_ms, h.id))
-            .map(|h| h.tunnel.clone())
+            .map(|h| (h.id, h.tunnel.clone()))
     }
 
     /// The agents that have a tunnel here.
@@ -70,11 +65,6 @@ impl Registry {
     /// Streams that run through tunnels held here.
     pub(crate) fn stream_count(&self) -> usize {
         self.lock().by_host.values().flatten().map(|h| h.tunnel.stream_count()).sum()
-    }
-
-    /// Tells when tunnels come and go.
-    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
     }
 
     fn lock(&self) -> MutexGuard<'_, Tunnels> {
@@ -91,7 +81,5 @@ impl Drop for Registered<'_> {
                 held.by_host.remove(&self.host_id);
             }
         }
-        drop(held);
-        self.registry.changed.send_modify(|count| *count += 1);
     }
 }

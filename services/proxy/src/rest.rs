@@ -51,5 +51,8 @@ async fn ping(State(state): State<Arc<RestState>>) -> impl IntoResponse {
 }
 
 async fn not_found() -> impl IntoResponse {
-    (StatusCode::NOT_FOUND, "There is nothing here. The web interface is not part of this release; use `way`.\n")
+    (
+        StatusCode::NOT_FOUND,
+        "There is nothing here. The web interface is not part of this release; use `way`.\n",
+    )
 }

@@ -1,0 +1,215 @@
+//! One agent's tunnel, from its TLS handshake to its end.
+
+use crate::cluster::{Broadcast, encode};
+use crate::service::Shared;
+use crate::web::ServerTls;
+use bytes::Bytes;
+use prost::Message;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use wayleave_api::CONTROL_VERSION;
+use wayleave_api::agent::{AgentHello, AgentToProxy, Drain, ProxyHello, agent_to_proxy, proxy_to_agent};
+use wayleave_identity::Principal;
+use wayleave_keystore::{Audience, IdentifyError};
+use wayleave_mux::{Config, Role};
+use wayleave_net::{Tunnel, TunnelClosed, TunnelEvent};
+use wayleave_runtime::{Clock, Shutdown};
+use wayleave_vocab::{HostId, PolicyRevision};
+
+/// How long the agent may take to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Control messages that wait to be handled; more end the tunnel.
+const CONTROL_QUEUE: usize = 16;
+/// Longest control message of an agent.
+const CONTROL_BYTES_MAX: u32 = 64 * 1024;
+
+/// A tunnel that did not come about.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AgentTunnelError {
+    #[error("the certificate identifies no agent")]
+    NotAnAgent,
+    #[error("the certificate is not believed")]
+    Identify(#[source] IdentifyError),
+    #[error("no hello within {} s", HELLO_TIMEOUT.as_secs())]
+    NoHello,
+    #[error("the agent's hello is not understood")]
+    BadHello,
+    #[error("the tunnel ended")]
+    Closed(#[source] TunnelClosed),
+}
+
+enum News {
+    Said(AgentToProxy),
+    Drained,
+    Closed(TunnelClosed),
+}
+
+/// Serves one tunnel to its end.
+pub(crate) async fn serve(
+    shared: &Arc<Shared>,
+    tls: ServerTls,
+    client: SocketAddr,
+    shutdown: Shutdown,
+) -> Result<(), AgentTunnelError> {
+    let host_id = agent_of(shared, &tls)?;
+    let config = Config { control_bytes_max: CONTROL_BYTES_MAX, ..Config::default() };
+    let (tunnel, driver) = Tunnel::new(Role::Acceptor, config, tls);
+    let (sender, mut news) = mpsc::channel(CONTROL_QUEUE);
+    let (events, handle) = (sender.clone(), tunnel.clone());
+    shared.tasks.spawn_many(async move {
+        let reason = driver.run(|event| handle_event(&handle, &events, event)).await;
+        let _ = sender.send(News::Closed(reason)).await;
+    });
+    let _closer = CloseOnDrop(tunnel.clone());
+    let hello = tokio::time::timeout(HELLO_TIMEOUT, first_hello(&mut news))
+        .await
+        .map_err(|_| AgentTunnelError::NoHello)??;
+    if hello.host_id != host_id.to_string() || hello.version != CONTROL_VERSION {
+        return Err(AgentTunnelError::BadHello);
+    }
+    let incarnation = shared.routes.incarnation();
+    let answer = ProxyHello {
+        version: CONTROL_VERSION,
+        proxy_id: shared.config.host_id.to_string(),
+        incarnation: incarnation.0,
+        capabilities: Vec::new(),
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        view: Some(shared.cluster.view()),
+    };
+    send(&tunnel, encode(proxy_to_agent::Message::Hello(answer)));
+    let registered = shared.registry.register(host_id, hello.started_ms, tunnel.clone());
+    shared.routes.tunnel_up(host_id, shared.clock.mono());
+    tracing::info!(agent = %host_id, %client, "an agent is connected");
+    let reason = attend(shared, &tunnel, &hello, news, &shutdown).await;
+    drop(registered);
+    shared.routes.tunnel_down(host_id, shared.clock.mono());
+    tracing::info!(agent = %host_id, reason = &reason as &dyn std::error::Error, "an agent is gone");
+    Ok(())
+}
+
+/// Closes the tunnel when whoever attends to it goes away.
+struct CloseOnDrop(Tunnel);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+fn agent_of(shared: &Shared, tls: &ServerTls) -> Result<HostId, AgentTunnelError> {
+    let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
+    let principal = shared
+        .config
+        .trust
+        .identify(chain, Audience::Client, shared.clock.wall())
+        .map_err(AgentTunnelError::Identify)?;
+    match principal {
+        Principal::Host(host) if host.system_roles.iter().any(|role| role.is_agent()) => Ok(host.host_id),
+        Principal::Host(_) | Principal::User(_) => Err(AgentTunnelError::NotAnAgent),
+    }
+}
+
+fn handle_event(tunnel: &Tunnel, news: &mpsc::Sender<News>, event: TunnelEvent) {
+    let item = match event {
+        TunnelEvent::Control(bytes) => match AgentToProxy::decode(bytes) {
+            Ok(message) => News::Said(message),
+            Err(error) => {
+                tracing::debug!(%error, "an agent sent an unreadable control message: closing its tunnel");
+                return tunnel.close();
+            }
+        },
+        TunnelEvent::Drained => News::Drained,
+        // Agents open no streams; dropping one cuts it.
+        TunnelEvent::Opened(_) | TunnelEvent::Ready | TunnelEvent::GoingAway => return,
+    };
+    if news.try_send(item).is_err() {
+        tracing::debug!("an agent sends control messages faster than they are handled: closing its tunnel");
+        tunnel.close();
+    }
+}
+
+async fn first_hello(news: &mut mpsc::Receiver<News>) -> Result<AgentHello, AgentTunnelError> {
+    match news.recv().await {
+        Some(News::Said(AgentToProxy { message: Some(agent_to_proxy::Message::Hello(hello)) })) => Ok(hello),
+        Some(News::Closed(reason)) => Err(AgentTunnelError::Closed(reason)),
+        Some(News::Said(_) | News::Drained) | None => Err(AgentTunnelError::BadHello),
+    }
+}
+
+/// Tells the agent what changes in the cluster, until the tunnel ends.
+async fn attend(
+    shared: &Shared,
+    tunnel: &Tunnel,
+    hello: &AgentHello,
+    mut news: mpsc::Receiver<News>,
+    shutdown: &Shutdown,
+) -> TunnelClosed {
+    let mut broadcast = shared.cluster.broadcast.subscribe();
+    let mut told = Told {
+        view: broadcast.borrow_and_update().view.clone(),
+        policy: hello
+            .policy_held
+            .map(|held| PolicyRevision { generation: held.generation, counter: held.counter })
+            .unwrap_or_default(),
+        head: Bytes::new(),
+    };
+    told.tell(tunnel, &broadcast.borrow().clone());
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            item = news.recv() => match item {
+                Some(News::Closed(reason)) => return reason,
+                Some(News::Drained) => tunnel.close(),
+                Some(News::Said(_)) => {}
+                None => return TunnelClosed::Here,
+            },
+            Ok(()) = broadcast.changed() => {
+                let now = broadcast.borrow_and_update().clone();
+                told.tell(tunnel, &now);
+            }
+            () = shutdown.requested(), if !draining => {
+                draining = true;
+                let grace_ms = u64::try_from(shared.config.drain_timeout.as_millis()).unwrap_or(u64::MAX);
+                send(tunnel, encode(proxy_to_agent::Message::Drain(Drain { grace_ms })));
+            }
+        }
+    }
+}
+
+/// What one agent has been told.
+struct Told {
+    view: Bytes,
+    policy: PolicyRevision,
+    head: Bytes,
+}
+
+impl Told {
+    fn tell(&mut self, tunnel: &Tunnel, now: &Broadcast) {
+        if now.view != self.view {
+            self.view = now.view.clone();
+            send(tunnel, now.view.clone());
+        }
+        if let Some((message, revision)) = &now.snapshot
+            && *revision > self.policy
+        {
+            self.policy = *revision;
+            send(tunnel, message.clone());
+        }
+        if now.head != self.head {
+            self.head = now.head.clone();
+            send(tunnel, now.head.clone());
+        }
+    }
+}
+
+fn send(tunnel: &Tunnel, message: Bytes) {
+    if message.is_empty() {
+        return;
+    }
+    if let Err(error) = tunnel.send_control(message) {
+        tracing::debug!(%error, "an agent does not take control messages: closing its tunnel");
+        tunnel.close();
+    }
+}

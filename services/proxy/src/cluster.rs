@@ -1,0 +1,262 @@
+//! What this proxy knows of the cluster, from Auth: nodes, proxies, networking, policy, and routes of others.
+
+use crate::routes::from_wire;
+use crate::service::Shared;
+use bytes::Bytes;
+use prost::Message;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use wayleave_api::agent::{ClusterView, ProxyToAgent, proxy_to_agent};
+use wayleave_api::auth::cluster_event::Event;
+use wayleave_api::auth::host_client::HostClient;
+use wayleave_api::auth::{
+    ClusterEvent, Networking, PolicySnapshot, ProxyRecord, ProxyRoutes, SignedHead, WatchClusterRequest,
+};
+use wayleave_peering::{NodeIndex, RouteTable, Source};
+use wayleave_runtime::{Clock, Shutdown, random_u64};
+use wayleave_vocab::{HostId, Incarnation, NodeName};
+
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Control messages for agents, encoded once for all of them.
+#[derive(Clone, Default)]
+pub(crate) struct Broadcast {
+    /// Proxies and networking.
+    pub(crate) view: Bytes,
+    /// The policy, and its revision; sent to agents that hold an older one.
+    pub(crate) snapshot: Option<(Bytes, wayleave_vocab::PolicyRevision)>,
+    /// The newest head.
+    pub(crate) head: Bytes,
+}
+
+/// The cluster as this proxy knows it.
+pub(crate) struct Cluster {
+    state: Mutex<State>,
+    /// What agents are told.
+    pub(crate) broadcast: watch::Sender<Broadcast>,
+    /// The proxies with their addresses, for peering.
+    pub(crate) proxies: watch::Sender<BTreeMap<HostId, ProxyRecord>>,
+    /// True once the initial state is there.
+    pub(crate) ready: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct State {
+    nodes: NodeIndex,
+    proxies: BTreeMap<HostId, ProxyRecord>,
+    networking: Option<Networking>,
+    /// The life of each proxy that holds a lease on its routes.
+    leases: BTreeMap<HostId, Incarnation>,
+    revision: u64,
+}
+
+impl Cluster {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Mutex::default(),
+            broadcast: watch::Sender::default(),
+            proxies: watch::Sender::default(),
+            ready: watch::Sender::new(false),
+        }
+    }
+
+    /// Uses the index of node names.
+    pub(crate) fn with_nodes<T>(&self, action: impl FnOnce(&NodeIndex) -> T) -> T {
+        action(&self.lock().nodes)
+    }
+
+    /// The hello's view.
+    pub(crate) fn view(&self) -> ClusterView {
+        let state = self.lock();
+        ClusterView {
+            proxies: state.proxies.values().cloned().collect(),
+            networking: state.networking.clone(),
+            revision: state.revision,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells agents and peering what has changed.
+    fn publish(&self) {
+        let proxies = self.lock().proxies.clone();
+        let view = encode(proxy_to_agent::Message::View(self.view()));
+        self.broadcast.send_if_modified(|broadcast| {
+            let changed = broadcast.view != view;
+            broadcast.view = view;
+            changed
+        });
+        self.proxies.send_if_modified(|known| {
+            let changed = *known != proxies;
+            *known = proxies;
+            changed
+        });
+    }
+}
+
+pub(crate) fn encode(message: proxy_to_agent::Message) -> Bytes {
+    Bytes::from(ProxyToAgent { message: Some(message) }.encode_to_vec())
+}
+
+/// Follows Auth until shutdown. A lost stream is resumed; what is known stays in use meanwhile.
+pub(crate) async fn follow(shared: Arc<Shared>, shutdown: Shutdown) {
+    let mut retry = RETRY_MIN;
+    while !shutdown.is_requested() {
+        match shutdown.until(follow_once(&shared)).await {
+            None => return,
+            Some(Ok(())) => retry = RETRY_MIN,
+            Some(Err(status)) => {
+                tracing::warn!(error = %status.message(), "following the cluster was interrupted, trying again");
+                retry = (retry * 2).min(RETRY_MAX);
+            }
+        }
+        let pause = retry / 2 + Duration::from_millis(random_u64() % 200);
+        let _ = shutdown.until(tokio::time::sleep(pause)).await;
+    }
+}
+
+async fn follow_once(shared: &Arc<Shared>) -> Result<(), tonic::Status> {
+    let held = shared.policy.revision();
+    let request = WatchClusterRequest { policy_generation: held.generation, policy_counter: held.counter };
+    let mut events = HostClient::new(shared.auth.clone()).watch_cluster(request).await?.into_inner();
+    // What is not mentioned until the initial state is complete does not exist any more.
+    let mut initial = Some(State::default());
+    while let Some(event) = events.message().await? {
+        handle(shared, event, &mut initial);
+        if initial.is_none() {
+            shared.cluster.publish();
+        }
+    }
+    Ok(())
+}
+
+fn handle(shared: &Arc<Shared>, event: ClusterEvent, initial: &mut Option<State>) {
+    let cluster = &shared.cluster;
+    match event.event {
+        Some(Event::InitialStateSent(_)) => {
+            if let Some(state) = initial.take() {
+                let mut known = cluster.lock();
+                let leases = std::mem::take(&mut known.leases);
+                *known = State { revision: event.revision.max(state.revision), leases, ..state };
+                drop(known);
+                cluster.ready.send_replace(true);
+            }
+        }
+        Some(Event::Routes(routes)) => routes_changed(shared, &routes, event.revision),
+        Some(Event::RoutesLeaseLostProxyId(proxy)) => {
+            let now = shared.clock.mono();
+            if let Ok(proxy) = proxy.parse::<HostId>()
+                && let Some(incarnation) = cluster.lock().leases.remove(&proxy)
+            {
+                let lost = |table: &mut RouteTable| {
+                    table.handle_lease(proxy, incarnation, false, event.revision, now)
+                };
+                if let Err(error) = shared.routes.with_table(lost) {
+                    tracing::warn!(%proxy, %error, "a lost lease cannot be noted");
+                }
+            }
+        }
+        Some(Event::Snapshot(snapshot)) => policy_changed(shared, snapshot),
+        Some(Event::Head(head)) => head_changed(shared, head),
+        Some(other) => match initial {
+            Some(state) => change(state, other, event.revision),
+            None => change(&mut cluster.lock(), other, event.revision),
+        },
+        None => {}
+    }
+}
+
+fn change(state: &mut State, event: Event, revision: u64) {
+    state.revision = state.revision.max(revision);
+    match event {
+        Event::NodePutJson(json) => match node_names(&json) {
+            Some((host, name)) => {
+                if let Err(error) = state.nodes.insert(host, name) {
+                    tracing::warn!(%error, "a node is not known by its name");
+                }
+            }
+            None => tracing::warn!("Auth sent a node that cannot be read"),
+        },
+        Event::NodeDeletedHostId(id) => {
+            if let Ok(id) = id.parse() {
+                state.nodes.remove(id);
+            }
+        }
+        Event::ProxyPut(proxy) => {
+            if let Ok(id) = proxy.host_id.parse() {
+                state.proxies.insert(id, proxy);
+            }
+        }
+        Event::ProxyDeletedHostId(id) => {
+            if let Ok(id) = id.parse::<HostId>() {
+                state.proxies.remove(&id);
+            }
+        }
+        Event::Networking(networking) => state.networking = Some(networking),
+        Event::InitialStateSent(_)
+        | Event::Routes(_)
+        | Event::RoutesLeaseLostProxyId(_)
+        | Event::Snapshot(_)
+        | Event::Head(_) => {}
+    }
+}
+
+/// The host id and the name under which a node is dialled.
+fn node_names(json: &str) -> Option<(HostId, NodeName)> {
+    let node: serde_json::Value = serde_json::from_str(json).ok()?;
+    let id = node.pointer("/spec/host_id")?.as_str()?.parse().ok()?;
+    let name = node.pointer("/spec/hostname")?.as_str()?.parse().ok()?;
+    Some((id, name))
+}
+
+fn routes_changed(shared: &Arc<Shared>, routes: &ProxyRoutes, revision: u64) {
+    let now = shared.clock.mono();
+    let parsed = routes.proxy_id.parse::<HostId>().ok().zip(routes.update.as_ref());
+    let Some((proxy, update)) = parsed else { return };
+    if proxy == shared.config.host_id {
+        return;
+    }
+    let Some(update) = from_wire(proxy, update) else {
+        tracing::warn!(%proxy, "Auth sent routes that cannot be read");
+        return;
+    };
+    let incarnation = update.incarnation;
+    shared.cluster.lock().leases.insert(proxy, incarnation);
+    let taken = shared.routes.with_table(|table| {
+        table.handle_update(Source::Watch, update, now)?;
+        table.handle_lease(proxy, incarnation, true, revision, now)
+    });
+    if let Err(error) = taken {
+        tracing::warn!(%proxy, %error, "routes are refused");
+    }
+    shared.routes.note_learned();
+}
+
+fn policy_changed(shared: &Arc<Shared>, snapshot: PolicySnapshot) {
+    let Some(head) = snapshot.head.clone() else { return };
+    let now = shared.clock.wall();
+    let accepted = shared.policy.accept_snapshot(&snapshot.payload, &head.payload, &head.signature, now);
+    if let Err(error) = accepted {
+        tracing::warn!(error = &error as &dyn std::error::Error, "Auth sent a policy that is refused");
+        return;
+    }
+    let revision = shared.policy.revision();
+    tracing::debug!(%revision, "the policy has changed");
+    let message = encode(proxy_to_agent::Message::Snapshot(snapshot));
+    shared.cluster.broadcast.send_modify(|broadcast| broadcast.snapshot = Some((message, revision)));
+}
+
+fn head_changed(shared: &Arc<Shared>, head: SignedHead) {
+    let now = shared.clock.wall();
+    if let Err(error) = shared.policy.accept_head(&head.payload, &head.signature, now) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "Auth sent a policy head that is refused");
+        return;
+    }
+    let message = encode(proxy_to_agent::Message::Head(head));
+    shared.cluster.broadcast.send_modify(|broadcast| broadcast.head = message);
+}

@@ -1,0 +1,9 @@
+//! Peering: every proxy serves its peers and keeps connections to them, so that an agent is reachable through each.
+
+mod client;
+mod codec;
+mod server;
+mod stream;
+
+pub(crate) use client::Peers;
+pub(crate) use server::serve;

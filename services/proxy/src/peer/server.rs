@@ -1,0 +1,221 @@
+//! What this proxy offers its peers on 3021.
+
+use super::codec::{BytesCodec, DIAL_SERVICE};
+use super::stream::{MESSAGES_MAX, PeerStream};
+use crate::dial::dial_local;
+use crate::service::Shared;
+use bytes::Bytes;
+use futures::Stream;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::{Request, Response, Status, Streaming};
+use wayleave_api::PEER_VERSION;
+use wayleave_api::auth::RouteUpdate;
+use wayleave_api::peer::peer_server::{Peer, PeerServer};
+use wayleave_api::peer::{PeerPingRequest, PeerPingResponse, SyncRoutesRequest};
+use wayleave_dial::{DialRefusal, DialRequest, DialResponse, VERSION};
+use wayleave_identity::Principal;
+use wayleave_keystore::Audience;
+use wayleave_net::{HELLO_TIMEOUT, accept_loop, read_message, splice, write_message};
+use wayleave_rpc::{Caller, RpcStream};
+use wayleave_runtime::{Clock, Shutdown};
+use wayleave_vocab::{HostId, SystemRole};
+
+/// Calls at a time on one connection; every stream of a user is one, and none may ever queue.
+const STREAMS_MAX: u32 = 1 << 20;
+/// Resets that may wait to be accepted: racing dials end by message, so only broken peers reset.
+const PENDING_RESETS_MAX: usize = 10_000;
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+/// The whole connection never binds before its streams do.
+const CONNECTION_WINDOW_BYTES: u32 = i32::MAX as u32;
+const FRAME_BYTES_MAX: u32 = 64 * 1024;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// TLS connections that have finished their handshake and wait for the server.
+const HANDSHAKEN_MAX: usize = 64;
+const PEER_CONNECTIONS_MAX: usize = 4096;
+const CAPABILITIES: [&str; 1] = ["routes"];
+
+/// Serves the peers until shutdown.
+pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, shutdown: Shutdown) {
+    let (sender, handshaken) = mpsc::channel::<RpcStream>(HANDSHAKEN_MAX);
+    let tasks = shared.tasks.clone();
+    let accepting = {
+        let shared = shared.clone();
+        accept_loop(
+            "peering",
+            listener,
+            PEER_CONNECTIONS_MAX,
+            tasks,
+            shutdown.clone(),
+            move |stream, peer| {
+                let (shared, sender) = (shared.clone(), sender.clone());
+                async move {
+                    let accept = TlsAcceptor::from(shared.peer_tls.clone()).accept(stream);
+                    let Ok(Ok(tls)) = tokio::time::timeout(HELLO_TIMEOUT, accept).await else {
+                        tracing::debug!(%peer, "a peer connection did not finish its handshake");
+                        return;
+                    };
+                    let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
+                    let identified =
+                        shared.config.trust.identify(chain, Audience::Client, shared.clock.wall());
+                    match identified {
+                        Ok(principal) if principal.as_host_with(SystemRole::Proxy).is_some() => {
+                            let caller = Caller { principal: Some(principal), address: peer };
+                            let _ = sender.send(RpcStream::new(Box::new(tls), caller)).await;
+                        }
+                        _ => tracing::debug!(%peer, "not a proxy of this cluster: closed"),
+                    }
+                }
+            },
+        )
+    };
+    let service = PeerService { shared: shared.clone(), shutdown: shutdown.clone() };
+    let incoming = ReceiverStream::new(handshaken).map(Ok::<_, Infallible>);
+    let serving = tonic::transport::Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_service(PeerServer::new(service.clone()))
+        .add_service(DialServer(service))
+        .serve_with_incoming_shutdown(incoming, async move { shutdown.requested().await });
+    let (served, ()) = tokio::join!(serving, accepting);
+    if let Err(error) = served {
+        tracing::error!(%error, "the peer service ended");
+    }
+}
+
+#[derive(Clone)]
+struct PeerService {
+    shared: Arc<Shared>,
+    shutdown: Shutdown,
+}
+
+fn calling_proxy<T>(request: &Request<T>) -> Result<HostId, Status> {
+    let caller = request.extensions().get::<Caller>();
+    match caller.and_then(|c| c.principal.as_ref()) {
+        Some(Principal::Host(host)) if host.system_roles.contains(&SystemRole::Proxy) => Ok(host.host_id),
+        _ => Err(Status::permission_denied("only proxies of this cluster may call")),
+    }
+}
+
+type RouteStream = Pin<Box<dyn Stream<Item = Result<RouteUpdate, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    type SyncRoutesStream = RouteStream;
+
+    async fn ping(&self, request: Request<PeerPingRequest>) -> Result<Response<PeerPingResponse>, Status> {
+        calling_proxy(&request)?;
+        Ok(Response::new(PeerPingResponse {
+            proxy_id: self.shared.config.host_id.to_string(),
+            incarnation: self.shared.routes.incarnation().0,
+            version: PEER_VERSION,
+            capabilities: CAPABILITIES.iter().map(ToString::to_string).collect(),
+        }))
+    }
+
+    async fn sync_routes(
+        &self,
+        request: Request<SyncRoutesRequest>,
+    ) -> Result<Response<RouteStream>, Status> {
+        let peer = calling_proxy(&request)?;
+        let updates = self.shared.routes.subscribe(peer, self.shared.clock.mono());
+        let shutdown = self.shutdown.clone();
+        let until_shutdown = async move { shutdown.requested().await };
+        let updates =
+            futures::StreamExt::take_until(ReceiverStream::new(updates).map(Ok), Box::pin(until_shutdown));
+        Ok(Response::new(Box::pin(updates)))
+    }
+}
+
+/// The `Dial` method, whose messages are plain bytes.
+#[derive(Clone)]
+struct DialServer(PeerService);
+
+impl NamedService for DialServer {
+    const NAME: &'static str = DIAL_SERVICE;
+}
+
+impl tower::Service<http::Request<Body>> for DialServer {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let method = self.clone();
+        Box::pin(async move { Ok(Grpc::new(BytesCodec).streaming(method, request).await) })
+    }
+}
+
+type BytesStream = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
+
+impl StreamingService<Bytes> for DialServer {
+    type Response = Bytes;
+    type ResponseStream = BytesStream;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<BytesStream>, Status>> + Send>>;
+
+    fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
+        let PeerService { shared, shutdown } = self.0.clone();
+        Box::pin(async move {
+            let peer = calling_proxy(&request)?;
+            let (sender, receiver) = mpsc::channel(MESSAGES_MAX);
+            let stream = PeerStream::new(sender, request.into_inner(), shared.tasks.clone());
+            let tasks = shared.tasks.clone();
+            tasks.spawn_many(async move {
+                if let Err(error) = answer_dial(&shared, stream, &shutdown).await {
+                    tracing::debug!(%peer, error = &*error as &dyn std::error::Error, "a dial of a peer ended");
+                }
+            });
+            let messages = ReceiverStream::new(receiver).map(Ok);
+            Ok(Response::new(Box::pin(messages) as BytesStream))
+        })
+    }
+}
+
+async fn answer_dial(
+    shared: &Arc<Shared>,
+    mut stream: PeerStream,
+    shutdown: &Shutdown,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let request: DialRequest = read_message(&mut stream, HELLO_TIMEOUT).await?;
+    let dialled = match request.host_id {
+        _ if request.v != VERSION || !request.from_peer => Err(DialRefusal::Invalid {
+            detail: "a peer's dial request of another version, or not marked as a peer's".to_owned(),
+        }),
+        None => Err(DialRefusal::Invalid { detail: "a peer's dial request without a host id".to_owned() }),
+        Some(_) if shutdown.is_requested() => {
+            Err(DialRefusal::Unavailable { detail: "this proxy is going away".to_owned() })
+        }
+        Some(host_id) => dial_local(shared, host_id, request).await,
+    };
+    match dialled {
+        Err(refusal) => {
+            write_message(&mut stream, &DialResponse::Refused { refusal }).await?;
+            tokio::io::AsyncWriteExt::shutdown(&mut stream).await?;
+        }
+        Ok(agent) => {
+            write_message(&mut stream, &DialResponse::Established { route: None }).await?;
+            splice(stream, agent).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,286 @@
+//! The proxy as a whole: what its parts share, and the order in which they start and end.
+
+use crate::cluster::{self, Cluster};
+use crate::config::ProxyConfig;
+use crate::dial::ProxyDialer;
+use crate::passthrough::Passthrough;
+use crate::peer::{self, Peers};
+use crate::registry::Registry;
+use crate::rest::{RestState, router};
+use crate::routes::{self, Routes};
+use crate::web;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tonic::transport::Channel;
+use wayleave_api::auth::host_client::HostClient;
+use wayleave_api::auth::{BeginIncarnationRequest, ProxyRecord, RegisterRequest};
+use wayleave_api::{ALPN_DIAL, ALPN_FORWARD, ALPN_TUNNEL};
+use wayleave_keystore::{ClientAuth, PolicyKeeper, TlsConfigError, client_config, server_config};
+use wayleave_net::{BindError, Dialer, Entry, accept_loop, bind};
+use wayleave_runtime::{Shutdown, SystemClock, TaskGroup, random_u64};
+use wayleave_vocab::{HostPort, Incarnation, SystemRole};
+
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// How often a drain looks whether it is done.
+const DRAIN_LOOK: Duration = Duration::from_millis(100);
+
+/// What the parts of the proxy share.
+pub(crate) struct Shared {
+    pub(crate) config: ProxyConfig,
+    pub(crate) clock: SystemClock,
+    pub(crate) tasks: TaskGroup,
+    pub(crate) policy: Arc<PolicyKeeper>,
+    pub(crate) auth: Channel,
+    pub(crate) registry: Registry,
+    pub(crate) routes: Routes,
+    pub(crate) cluster: Cluster,
+    pub(crate) peers: Peers,
+    pub(crate) passthrough: Passthrough,
+    pub(crate) rest: axum::Router,
+    pub(crate) tunnel_tls: Arc<rustls::ServerConfig>,
+    pub(crate) dial_tls: Arc<rustls::ServerConfig>,
+    pub(crate) web_tls: Arc<rustls::ServerConfig>,
+    pub(crate) peer_tls: Arc<rustls::ServerConfig>,
+    /// Connections that were closed before they were anything.
+    pub(crate) refused: AtomicU64,
+}
+
+/// A proxy that cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] TlsConfigError),
+    /// A listener cannot be opened.
+    #[error("the proxy cannot start")]
+    Bind(#[source] BindError),
+    /// The address of a listener cannot be told.
+    #[error("the address of a listener cannot be told")]
+    Address(#[source] std::io::Error),
+}
+
+/// A proxy that is built and listens nowhere yet.
+pub struct ProxyService {
+    shared: Arc<Shared>,
+    ssh_entry: Option<Arc<dyn Entry>>,
+}
+
+/// A proxy whose listeners are open.
+pub struct BoundProxy {
+    shared: Arc<Shared>,
+    ssh_entry: Option<Arc<dyn Entry>>,
+    web: TcpListener,
+    ssh: Option<TcpListener>,
+    peer: TcpListener,
+}
+
+impl ProxyService {
+    /// Joins the parts. `auth` presents the proxy's certificate; `ssh_entry` serves the SSH port, if one is configured.
+    ///
+    /// # Errors
+    /// [`ProxyError::Tls`].
+    pub fn build(
+        config: ProxyConfig,
+        policy: Arc<PolicyKeeper>,
+        auth: Channel,
+        ssh_entry: Option<Arc<dyn Entry>>,
+    ) -> Result<Self, ProxyError> {
+        let server = |client_auth, alpn: &[&[u8]]| {
+            server_config(&config.tls, &config.trust, client_auth, alpn).map_err(ProxyError::Tls)
+        };
+        let web_credentials = config.web.as_ref().unwrap_or(&config.tls);
+        let web_tls = server_config(web_credentials, &config.trust, ClientAuth::None, &[b"http/1.1"])
+            .map_err(ProxyError::Tls)?;
+        let passthrough = Passthrough {
+            addresses: config.auth_addresses.clone(),
+            tls: client_config(&config.tls, &config.trust, SystemRole::Auth, None, &[ALPN_FORWARD])
+                .map_err(ProxyError::Tls)?,
+        };
+        let rest = router(Arc::new(RestState {
+            trust: config.trust.clone(),
+            proxy_id: config.host_id.to_string(),
+            public_addresses: config.public_addresses.clone(),
+            ssh_port: config.ssh_listen.map(|address| address.port()),
+        }));
+        let tasks = TaskGroup::new();
+        let shared = Shared {
+            tunnel_tls: server(ClientAuth::Required, &[ALPN_TUNNEL])?,
+            dial_tls: server(ClientAuth::Required, &[ALPN_DIAL])?,
+            peer_tls: server(ClientAuth::Required, &[b"h2"])?,
+            web_tls,
+            clock: SystemClock::new(),
+            peers: Peers::new(tasks.clone()),
+            tasks,
+            policy,
+            auth,
+            registry: Registry::new(),
+            routes: Routes::new(),
+            cluster: Cluster::new(),
+            passthrough,
+            rest,
+            refused: AtomicU64::new(0),
+            config,
+        };
+        Ok(Self { shared: Arc::new(shared), ssh_entry })
+    }
+
+    /// Opens the listeners.
+    ///
+    /// # Errors
+    /// [`ProxyError::Bind`] names the address and what it was for.
+    pub async fn bind(self) -> Result<BoundProxy, ProxyError> {
+        let config = &self.shared.config;
+        let web = bind("web_listen_addr", config.web_listen).await.map_err(ProxyError::Bind)?;
+        let peer = bind("peer_listen_addr", config.peer_listen).await.map_err(ProxyError::Bind)?;
+        let ssh = match config.ssh_listen {
+            Some(address) => Some(bind("listen_addr (SSH)", address).await.map_err(ProxyError::Bind)?),
+            None => None,
+        };
+        Ok(BoundProxy { shared: self.shared, ssh_entry: self.ssh_entry, web, ssh, peer })
+    }
+}
+
+impl BoundProxy {
+    /// Where the public port is.
+    ///
+    /// # Errors
+    /// [`ProxyError::Address`].
+    pub fn web_address(&self) -> Result<SocketAddr, ProxyError> {
+        self.web.local_addr().map_err(ProxyError::Address)
+    }
+
+    /// Serves until shutdown, then drains: agents are told to dial elsewhere, streams are waited for.
+    ///
+    /// # Errors
+    /// [`ProxyError::Address`].
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), ProxyError> {
+        let shared = self.shared;
+        let record = record(&shared, &self.web, &self.peer)?;
+        let closing = Shutdown::new();
+        let connections_max = shared.config.connections_max;
+        let group = shared.tasks.clone();
+        let Some(incarnation) = shutdown.until(begin_incarnation(&shared)).await else { return Ok(()) };
+        tracing::info!(web = %record.direct_address, %incarnation, "the proxy is up");
+        spawn(&group, "cluster", cluster::follow(shared.clone(), closing.clone()));
+        spawn(&group, "routes", routes::publish(shared.clone(), incarnation, closing.clone()));
+        spawn(&group, "peers", peer::serve(shared.clone(), self.peer, closing.clone()));
+        spawn(&group, "peering", follow_peers(shared.clone(), closing.clone()));
+        let record = ProxyRecord { incarnation: incarnation.0, ..record };
+        spawn(&group, "registration", register(shared.clone(), record, shutdown.clone(), closing.clone()));
+        if let (Some(listener), Some(entry)) = (self.ssh, self.ssh_entry) {
+            let dialer: Arc<dyn Dialer> = Arc::new(ProxyDialer(shared.clone()));
+            let ending = shutdown.clone();
+            let serve = move |stream, peer| {
+                entry.clone().serve(Box::new(stream) as _, peer, dialer.clone(), ending.clone())
+            };
+            let accepting =
+                accept_loop("SSH", listener, connections_max, group.clone(), shutdown.clone(), serve);
+            spawn(&group, "ssh", accepting);
+        }
+        let (owner, ending) = (shared.clone(), shutdown.clone());
+        let serve = move |stream, peer| web::serve(owner.clone(), stream, peer, ending.clone());
+        accept_loop("the public port", self.web, connections_max, group.clone(), shutdown, serve).await;
+        drain(&shared).await;
+        closing.request();
+        shared.peers.close();
+        group.finish(Duration::from_secs(5)).await;
+        Ok(())
+    }
+}
+
+fn spawn(group: &TaskGroup, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    group.spawn(name, task);
+}
+
+/// What this proxy tells the cluster about itself.
+fn record(shared: &Shared, web: &TcpListener, peer: &TcpListener) -> Result<ProxyRecord, ProxyError> {
+    let config = &shared.config;
+    let web = web.local_addr().map_err(ProxyError::Address)?;
+    let peer = peer.local_addr().map_err(ProxyError::Address)?;
+    let advertised = |listening: SocketAddr| {
+        let host = config.public_addresses.first().filter(|_| listening.ip().is_unspecified());
+        host.map_or(HostPort::from_socket(listening), |a| a.with_port(listening.port()))
+    };
+    let peer_address = config.peer_public.clone().unwrap_or_else(|| advertised(peer));
+    let direct = config.direct_address.clone();
+    Ok(ProxyRecord {
+        host_id: config.host_id.to_string(),
+        incarnation: 0,
+        name: config.name.to_string(),
+        peer_address: peer_address.to_string(),
+        direct_address: direct.map(|a| a.to_string()).unwrap_or_else(|| advertised(web).to_string()),
+        public_addresses: config.public_addresses.iter().map(ToString::to_string).collect(),
+        zone: config.zone.clone(),
+        draining: false,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
+
+/// Takes this life's number; waits for Auth as long as it takes.
+async fn begin_incarnation(shared: &Shared) -> Incarnation {
+    let mut retry = RETRY_MIN;
+    loop {
+        let begun = HostClient::new(shared.auth.clone()).begin_incarnation(BeginIncarnationRequest {}).await;
+        match begun {
+            Ok(answer) => return Incarnation(answer.into_inner().incarnation),
+            Err(status) => {
+                tracing::warn!(error = %status.message(), "Auth does not answer yet, trying again")
+            }
+        }
+        tokio::time::sleep(retry / 2 + Duration::from_millis(random_u64() % 100)).await;
+        retry = (retry * 2).min(RETRY_MAX);
+    }
+}
+
+/// Registers the proxy; when it drains, says so; when it closes, withdraws.
+async fn register(shared: Arc<Shared>, record: ProxyRecord, draining: Shutdown, closing: Shutdown) {
+    for is_draining in [false, true] {
+        let record = ProxyRecord { draining: is_draining, ..record.clone() };
+        let mut retry = RETRY_MIN;
+        loop {
+            let request = RegisterRequest { resources_json: Vec::new(), proxy: Some(record.clone()) };
+            match HostClient::new(shared.auth.clone()).register(request).await {
+                Ok(_) => break,
+                Err(status) => {
+                    tracing::warn!(error = %status.message(), "registering the proxy failed, trying again")
+                }
+            }
+            if closing.until(tokio::time::sleep(retry)).await.is_none() {
+                return;
+            }
+            retry = (retry * 2).min(RETRY_MAX);
+        }
+        let next = if is_draining { &closing } else { &draining };
+        next.requested().await;
+    }
+}
+
+/// Connects to the peers that Auth names.
+async fn follow_peers(shared: Arc<Shared>, shutdown: Shutdown) {
+    let mut proxies = shared.cluster.proxies.subscribe();
+    loop {
+        let known = proxies.borrow_and_update().clone();
+        shared.peers.follow(&shared, &known);
+        if !matches!(shutdown.until(proxies.changed()).await, Some(Ok(()))) {
+            return;
+        }
+    }
+}
+
+/// Waits until no stream runs through this proxy, at most the drain timeout.
+async fn drain(shared: &Shared) {
+    tracing::info!("draining: agents dial elsewhere, streams may finish");
+    let waiting = async {
+        while shared.registry.stream_count() > 0 {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+    };
+    if tokio::time::timeout(shared.config.drain_timeout, waiting).await.is_err() {
+        let streams = shared.registry.stream_count();
+        tracing::warn!(streams, "the drain timeout has passed: the streams that are left are cut");
+    }
+}
