@@ -3,6 +3,7 @@
 use crate::account::Account;
 use crate::environment::{self, EnvironmentSources};
 use crate::order::{self, ChildFailure, MessageError, Order, Reply, ShellTask, Task, TerminalTask};
+use crate::sftp::serve_sftp;
 use crate::{privileges, raw};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Group, Uid};
@@ -56,7 +57,7 @@ fn obey_order() -> Result<(), MessageError> {
     let Order { account, task } = order;
     let outcome = match task {
         Task::Shell(task) => run_shell(&account, task, descriptors, &control),
-        Task::Sftp => Err(bad_order("SFTP is not served yet".to_owned())),
+        Task::Sftp => return serve_files(&account, descriptors, control),
         Task::Connect { path } => connect(&account, path, &control),
         Task::Listen { path } => listen(&account, path, &control),
         Task::ListenInPrivateDirectory => listen_in_private_directory(&account, &control),
@@ -158,6 +159,28 @@ fn execute_shell(account: &Account, task: &ShellTask, control: &Control) -> Resu
         Ok(never) => match never {},
         Err(errno) => Err(cannot(errno.desc().to_owned())),
     }
+}
+
+/// Serves SFTP as the user on the pipes, until their end.
+fn serve_files(account: &Account, descriptors: Vec<OwnedFd>, control: Control) -> Result<(), MessageError> {
+    let prepared = refuse_while_closed(account, &NO_LOGIN_FILES)
+        .and_then(|()| start_session())
+        .and_then(|()| take_pipes(account, &descriptors))
+        .and_then(|()| settle(account));
+    drop(descriptors);
+    if let Err(failure) = prepared {
+        return control.send(&Reply::Failed(failure), &[]);
+    }
+    // Without a home, paths are relative to the root directory: clients see that by `pwd`.
+    let _stays_in_root = enter_home(account.home());
+    control.send(&Reply::Ready, &[])?;
+    drop(control);
+    if let Err(error) = serve_sftp(rustix::stdio::stdin(), rustix::stdio::stdout()) {
+        // To the user's client, as far as it still listens.
+        let _unread = writeln!(io::stderr(), "sftp: {error}");
+        std::process::exit(1);
+    }
+    Ok(())
 }
 
 /// Connects to a socket as the user and hands the connection over.

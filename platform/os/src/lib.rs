@@ -16,6 +16,7 @@ mod order;
 mod privileges;
 mod process;
 mod raw;
+mod sftp;
 mod socket;
 mod terminal;
 
@@ -30,5 +31,6 @@ pub use launch::{ChildSpec, ChildStreams, Launcher, SpawnError, Work};
 pub use modes::TerminalModes;
 pub use order::{COMMAND_BYTES_MAX, ChildFailure};
 pub use process::{Child, SignalError};
+pub use sftp::{SftpServerError, serve_sftp};
 pub use socket::UserListener;
 pub use terminal::{TerminalReader, TerminalSize, TerminalSpec, TerminalWriter};

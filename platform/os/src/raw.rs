@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use tokio::io::unix::AsyncFd;
+use wayleave_sftp::LocalTime;
 
 /// First descriptor after standard input, output and error.
 const FIRST_OTHER: u32 = 3;
@@ -60,6 +61,25 @@ pub(crate) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open and stays the same descriptor until it is dropped, which the `AsyncFd` does
     // after it has deregistered it; nobody here replaces it through `get_mut`.
     Ok(unsafe { AsyncFd::register(descriptor) }?)
+}
+
+/// The moment as the machine's own clock on the wall shows it; none for years that do not fit.
+pub(crate) fn local_time(unix_seconds: i64) -> Option<LocalTime> {
+    // SAFETY: `tm` is plain numbers and a pointer, for which zero is a value.
+    let mut broken_down: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to locals that outlive the call; the result is one of them or null.
+    let converted = unsafe { libc::localtime_r(&unix_seconds, &mut broken_down) };
+    if converted.is_null() {
+        return None;
+    }
+    let small = |number: i32| u8::try_from(number).ok();
+    Some(LocalTime {
+        year: i64::from(broken_down.tm_year) + 1900,
+        month: small(broken_down.tm_mon)?.checked_add(1)?,
+        day: small(broken_down.tm_mday)?,
+        hour: small(broken_down.tm_hour)?,
+        minute: small(broken_down.tm_min)?,
+    })
 }
 
 /// Gives every signal its default action and unblocks all.

@@ -5,14 +5,19 @@
 
 mod harness;
 mod identity;
+mod sftp;
 mod shell;
 mod terminal;
 
 use harness::Case;
 
+/// First argument of a process that serves SFTP on its standard streams, as `sftp -D` starts it.
+const SERVE_ARGUMENT: &str = "__serve";
+
 fn main() {
     match std::env::args().nth(1).as_deref() {
         Some(wayleave_os::CHILD_ARGUMENT) => wayleave_os::run_child(),
-        _ => harness::run(&[identity::CASES, shell::CASES, terminal::CASES].concat()),
+        Some(SERVE_ARGUMENT) => wayleave_os::serve_sftp(std::io::stdin(), std::io::stdout()).unwrap(),
+        _ => harness::run(&[identity::CASES, sftp::CASES, shell::CASES, terminal::CASES].concat()),
     }
 }
