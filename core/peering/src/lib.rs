@@ -19,7 +19,7 @@ pub use node_index::{NODES_MAX, NodeIndex, NodeIndexError, Resolution};
 pub use plan::{
     AttemptId, DialError, DialPlan, Outcome, PlanConfig, PlanEffect, Refusal, TRIED_MAX, Tried, Way,
 };
-pub use publisher::{Phase, Publisher, PublisherConfig, PublisherEffect, RouteWrite};
+pub use publisher::{LinkId, Phase, Publisher, PublisherConfig, PublisherEffect, RouteWrite};
 pub use table::{
     Candidate, LIVES_MAX, PROXIES_MAX, ROUTES_MAX, RouteState, RouteTable, TableConfig, TableEffect,
 };

@@ -62,6 +62,11 @@ pub enum Phase {
     },
 }
 
+/// A connection from a peer that routes are pushed over, named by the driver. Two lives of one peer have one
+/// each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LinkId(pub u64);
+
 /// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PublisherEffect {
@@ -69,10 +74,10 @@ pub enum PublisherEffect {
     CreateLease,
     /// Write to the backend; answer with `handle_written` or `handle_write_failed`.
     Write(RouteWrite),
-    /// Send to this peer. A peer that cannot take it must be disconnected.
+    /// Send over this connection. A peer that cannot take it must be disconnected.
     Push {
-        /// The peer.
-        peer: HostId,
+        /// The connection.
+        link: LinkId,
         /// A snapshot first, deltas after.
         update: RouteUpdate,
     },
@@ -120,7 +125,7 @@ pub struct Publisher {
     pushed_sequence: u64,
     /// How many tunnels each agent has here.
     tunnels: BTreeMap<HostId, u32>,
-    peers: BTreeSet<HostId>,
+    links: BTreeSet<LinkId>,
     /// Changed since the last push.
     unpushed: BTreeSet<HostId>,
     push_at: Option<Mono>,
@@ -147,7 +152,7 @@ impl Publisher {
             sequence: 0,
             pushed_sequence: 0,
             tunnels: BTreeMap::new(),
-            peers: BTreeSet::new(),
+            links: BTreeSet::new(),
             unpushed: BTreeSet::new(),
             push_at: None,
             unwritten: BTreeSet::new(),
@@ -184,25 +189,25 @@ impl Publisher {
     }
 
     /// A peer connection was made: the peer gets a snapshot, then every change.
-    pub fn handle_peer_connected(&mut self, peer: HostId, now: Mono) {
+    pub fn handle_peer_connected(&mut self, link: LinkId, now: Mono) {
         if self.is_withdrawn {
             return;
         }
         self.push(now);
-        self.peers.insert(peer);
+        self.links.insert(link);
         let update = self.snapshot();
-        self.effects.push_back(PublisherEffect::Push { peer, update });
+        self.effects.push_back(PublisherEffect::Push { link, update });
     }
 
     /// A peer connection has ended.
-    pub fn handle_peer_lost(&mut self, peer: HostId) {
-        self.peers.remove(&peer);
+    pub fn handle_peer_lost(&mut self, link: LinkId) {
+        self.links.remove(&link);
     }
 
     /// A peer asks for a snapshot because it misses something.
-    pub fn handle_resync(&mut self, peer: HostId, now: Mono) {
-        if self.peers.contains(&peer) {
-            self.handle_peer_connected(peer, now);
+    pub fn handle_resync(&mut self, link: LinkId, now: Mono) {
+        if self.links.contains(&link) {
+            self.handle_peer_connected(link, now);
         }
     }
 
@@ -350,8 +355,8 @@ impl Publisher {
         let agents = std::mem::take(&mut self.unpushed);
         let update = self.update(self.delta(self.pushed_sequence, &agents));
         self.pushed_sequence = update.sequence;
-        for peer in &self.peers {
-            self.effects.push_back(PublisherEffect::Push { peer: *peer, update: update.clone() });
+        for link in &self.links {
+            self.effects.push_back(PublisherEffect::Push { link: *link, update: update.clone() });
         }
         self.go_on(now);
     }

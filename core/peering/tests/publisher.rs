@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 use wayleave_peering::{
-    Change, Phase, Publisher, PublisherConfig, PublisherEffect, RouteState, RouteTable, RouteWrite, Source,
-    TableConfig,
+    Change, LinkId, Phase, Publisher, PublisherConfig, PublisherEffect, RouteState, RouteTable, RouteWrite,
+    Source, TableConfig,
 };
 use wayleave_vocab::{HostId, Incarnation, Mono};
 
@@ -167,15 +167,15 @@ fn a_peer_gets_a_snapshot_and_then_every_change() {
     let mut rig = Rig::leased();
     let mut table = RouteTable::new(TableConfig::default());
     rig.publisher.handle_tunnel_up(id(10), rig.now);
-    rig.publisher.handle_peer_connected(id(2), rig.now);
+    rig.publisher.handle_peer_connected(LinkId(2), rig.now);
     rig.publisher.handle_tunnel_up(id(11), rig.now);
     rig.wake();
     rig.publisher.handle_tunnel_down(id(10), rig.now);
     let (incarnation, sequence) = rig.publisher.not_here();
     rig.wake();
     for effect in rig.effects() {
-        if let PublisherEffect::Push { peer, update } = effect {
-            assert_eq!(peer, id(2));
+        if let PublisherEffect::Push { link, update } = effect {
+            assert_eq!(link, LinkId(2));
             table.handle_update(Source::Peer(id(1)), update, rig.now).unwrap();
         }
     }
