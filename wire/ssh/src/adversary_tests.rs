@@ -357,6 +357,15 @@ fn f_nothing_but_the_exchange_between_offer_and_new_keys() {
     }
 }
 
+#[test]
+fn n_a_stranger_gets_one_key_exchange() {
+    let mut rogue = Rogue::with_keys();
+    rogue.peer.start_rekey().unwrap();
+    rogue.shuttle();
+    let expected = ConnectionError::Protocol("second key exchange before authentication");
+    assert_eq!(rogue.error, Some(expected));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 

@@ -31,8 +31,8 @@ const BACKLOG_BYTES_MAX: usize = 1024 * 1024;
 pub enum Intake {
     /// Every complete packet was taken: read more into the same buffer.
     Hungry,
-    /// Packets may be left: drain events (and answer what waits for a verdict) and output, then call again
-    /// with the same buffer before reading more.
+    /// Packets may be left, and nothing more is taken until events or output are drained or the verdict
+    /// that is waited for is given. Then call again with the same buffer, before reading more.
     Full,
 }
 
@@ -236,7 +236,7 @@ impl Connection {
     fn on_authenticated(&mut self) {
         self.stage = Stage::Open;
         self.deadline = None;
-        self.transport.allow_large_packets();
+        self.transport.trust_peer();
         self.keepalive_at = self.timing.keepalive.map(|silence| self.now.after(silence));
     }
 

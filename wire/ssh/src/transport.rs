@@ -103,6 +103,8 @@ pub(crate) struct Transport {
     session_id: Option<[u8; 32]>,
     is_strict: Option<bool>,
     client_takes_ext_info: bool,
+    /// Authenticated.
+    is_trusted: bool,
     /// Client: the identity that was accepted.
     host_key: Option<Bytes>,
     /// Messages that wait for the end of a key exchange.
@@ -125,6 +127,7 @@ impl Transport {
             session_id: None,
             is_strict: None,
             client_takes_ext_info: false,
+            is_trusted: false,
             host_key: None,
             deferred: VecDeque::new(),
             deferred_bytes: 0,
@@ -193,9 +196,10 @@ impl Transport {
         Some(self.writer.output.split().freeze())
     }
 
-    /// After authentication packets may be large.
-    pub(crate) fn allow_large_packets(&mut self) {
+    /// After authentication packets may be large, and the peer may start a key exchange.
+    pub(crate) fn trust_peer(&mut self) {
         self.reader.bytes_max = PACKET_BYTES_MAX;
+        self.is_trusted = true;
     }
 
     /// Whether the present keys have protected enough.
@@ -391,6 +395,10 @@ impl Transport {
 
     fn on_init(&mut self, theirs: Bytes) -> Result<(), ConnectionError> {
         match self.phase {
+            // Every exchange costs a signature: strangers get one.
+            Phase::Idle if !self.is_trusted => {
+                return Err(ConnectionError::Protocol("second key exchange before authentication"));
+            }
             Phase::Idle => self.write_init()?,
             Phase::InitSent => {}
             _ => return Err(ConnectionError::Protocol("KEXINIT during key exchange")),
