@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use wayleave_api::auth::host_client::HostClient;
 use wayleave_api::auth::{RouteAck, RouteUpdate as WireUpdate};
 use wayleave_peering::{
-    Change, Phase, Publisher, PublisherConfig, PublisherEffect, RouteTable, RouteUpdate, RouteWrite,
+    Change, LinkId, Phase, Publisher, PublisherConfig, PublisherEffect, RouteTable, RouteUpdate, RouteWrite,
     TableConfig,
 };
 use wayleave_runtime::{Clock, Shutdown};
@@ -37,7 +37,8 @@ struct Inner {
     incarnation: Incarnation,
     publisher: Option<Publisher>,
     table: RouteTable,
-    peers: BTreeMap<HostId, mpsc::Sender<WireUpdate>>,
+    links: BTreeMap<LinkId, mpsc::Sender<WireUpdate>>,
+    next_link: u64,
 }
 
 impl Routes {
@@ -46,7 +47,8 @@ impl Routes {
             incarnation: Incarnation::default(),
             publisher: None,
             table: RouteTable::new(TableConfig::default()),
-            peers: BTreeMap::new(),
+            links: BTreeMap::new(),
+            next_link: 0,
         };
         Self { inner: Mutex::new(inner), changed: Notify::new(), learned: watch::Sender::new(0) }
     }
@@ -58,8 +60,8 @@ impl Routes {
         for host in hosts {
             publisher.handle_tunnel_up(host, now);
         }
-        for peer in inner.peers.keys() {
-            publisher.handle_peer_connected(*peer, now);
+        for link in inner.links.keys() {
+            publisher.handle_peer_connected(*link, now);
         }
         inner.publisher = Some(publisher);
         inner.incarnation = incarnation;
@@ -92,13 +94,14 @@ impl Routes {
     }
 
     /// A peer listens: it gets a snapshot, then every change.
-    pub(crate) fn subscribe(&self, peer: HostId, now: Mono) -> mpsc::Receiver<WireUpdate> {
+    pub(crate) fn subscribe(&self, now: Mono) -> mpsc::Receiver<WireUpdate> {
         let (sender, receiver) = mpsc::channel(PEER_UPDATES_MAX);
         let mut inner = self.lock();
-        inner.peers.insert(peer, sender);
+        inner.next_link += 1;
+        let link = LinkId(inner.next_link);
+        inner.links.insert(link, sender);
         if let Some(publisher) = &mut inner.publisher {
-            publisher.handle_peer_lost(peer);
-            publisher.handle_peer_connected(peer, now);
+            publisher.handle_peer_connected(link, now);
         }
         drop(inner);
         self.changed.notify_one();
@@ -193,7 +196,11 @@ pub(crate) async fn publish(shared: Arc<Shared>, incarnation: Incarnation, shutd
 enum AuthStream {
     Closed,
     Opening(Opening),
-    Open { send: mpsc::Sender<WireUpdate>, acks: tonic::Streaming<RouteAck>, unanswered: Vec<(u64, u64)> },
+    Open {
+        send: mpsc::Sender<WireUpdate>,
+        acks: Box<tonic::Streaming<RouteAck>>,
+        unanswered: Vec<(u64, u64)>,
+    },
 }
 
 type Opening = std::pin::Pin<
@@ -204,7 +211,7 @@ type Opening = std::pin::Pin<
 >;
 
 enum AuthNews {
-    Opened(mpsc::Sender<WireUpdate>, tonic::Streaming<RouteAck>),
+    Opened(mpsc::Sender<WireUpdate>, Box<tonic::Streaming<RouteAck>>),
     Ack(u64),
     Lost(String),
 }
@@ -214,7 +221,7 @@ impl AuthStream {
         match self {
             Self::Closed => std::future::pending().await,
             Self::Opening(opening) => match opening.await {
-                Ok((send, acks)) => AuthNews::Opened(send, acks),
+                Ok((send, acks)) => AuthNews::Opened(send, Box::new(acks)),
                 Err(status) => AuthNews::Lost(status.message().to_owned()),
             },
             Self::Open { acks, .. } => match acks.message().await {
@@ -231,13 +238,14 @@ fn act(shared: &Arc<Shared>, auth: &mut AuthStream) {
         let mut inner = shared.routes.lock();
         let Some(effect) = inner.publisher.as_mut().and_then(Publisher::poll_effect) else { return };
         match effect {
-            PublisherEffect::Push { peer, update } => {
+            PublisherEffect::Push { link, update } => {
                 let wire = to_wire(&update, false);
-                let full = inner.peers.get(&peer).is_some_and(|peer| peer.try_send(wire).is_err());
-                if full {
-                    inner.peers.remove(&peer);
+                // One that is full or gone is let go of; a peer that is still there connects again and starts over.
+                let is_lost = inner.links.get(&link).is_some_and(|link| link.try_send(wire).is_err());
+                if is_lost {
+                    inner.links.remove(&link);
                     if let Some(publisher) = &mut inner.publisher {
-                        publisher.handle_peer_lost(peer);
+                        publisher.handle_peer_lost(link);
                     }
                 }
             }

@@ -133,8 +133,8 @@ impl Peer for PeerService {
         &self,
         request: Request<SyncRoutesRequest>,
     ) -> Result<Response<RouteStream>, Status> {
-        let peer = calling_proxy(&request)?;
-        let updates = self.shared.routes.subscribe(peer, self.shared.clock.mono());
+        calling_proxy(&request)?;
+        let updates = self.shared.routes.subscribe(self.shared.clock.mono());
         let shutdown = self.shutdown.clone();
         let until_shutdown = async move { shutdown.requested().await };
         let updates =
