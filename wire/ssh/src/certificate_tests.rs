@@ -1,3 +1,5 @@
+//! Certificates that count, and every way in which one must not. No stock tool here: see `tests/` for those.
+
 use super::*;
 use proptest::prelude::*;
 
