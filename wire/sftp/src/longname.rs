@@ -78,10 +78,10 @@ mod tests {
 
     #[test]
     fn lines_look_like_those_of_ls() {
-        check(0o100_644, true, "-rw-r--r--   1 alice    staff       1234 Mar  7 09:05 file");
-        check(0o040_755, false, "drwxr-xr-x   1 alice    staff       1234 Mar  7  2026 file");
-        check(0o104_711, false, "-rws--x--x   1 alice    staff       1234 Mar  7  2026 file");
-        check(0o041_776, false, "drwxrwxrwT   1 alice    staff       1234 Mar  7  2026 file");
+        check(0o100_644, true, "-rw-r--r--   1 alice    staff        1234 Mar  7 09:05 file");
+        check(0o040_755, false, "drwxr-xr-x   1 alice    staff        1234 Mar  7  2026 file");
+        check(0o104_711, false, "-rws--x--x   1 alice    staff        1234 Mar  7  2026 file");
+        check(0o041_776, false, "drwxrwxrwT   1 alice    staff        1234 Mar  7  2026 file");
     }
 
     fn check(permissions: u32, is_recent: bool, expected: &str) {

@@ -80,7 +80,7 @@ fn f_a_command_too_long_is_refused() {
 
 fn a_signal_reaches_the_group() {
     block_on(async {
-        let command = "trap 'echo caught; exit 9' INT; echo ready; sleep 1000 & wait";
+        let command = "trap 'kill $!; exit 9' INT; echo ready; sleep 1000 & wait";
         let (mut child, streams) = launcher().spawn(spec(other_account(), exec(command))).await.unwrap();
         let ChildStreams::Pipes { mut stdout, .. } = streams else { panic!("no pipes") };
         let mut ready = [0; 6];

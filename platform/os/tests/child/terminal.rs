@@ -80,8 +80,10 @@ fn the_size_is_as_asked_and_follows() {
 fn interrupt_kills_the_foreground() {
     block_on(async {
         let (mut child, mut reader, mut writer) =
-            on_terminal(other_account(), "echo ready; sleep 1000", plain()).await;
-        read_until(&mut reader, "ready").await;
+            on_terminal(other_account(), "exec sed -u s/in/out/", plain()).await;
+        // Its answer shows that no shell is left, which may swallow the signal while it starts a program.
+        writer.write_all(b"in\n").await.unwrap();
+        read_until(&mut reader, "out").await;
 
         writer.write_all(b"\x03").await.unwrap();
 
