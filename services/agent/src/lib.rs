@@ -4,6 +4,8 @@
 //! reports back. Who may use a resource is decided by the adapters, from proof that they verified themselves.
 
 mod config;
+mod events;
+mod labels;
 mod proxy_list;
 mod registration;
 mod service;
@@ -11,4 +13,6 @@ mod tunnel;
 mod tunnels;
 
 pub use config::AgentConfig;
+pub use events::{EventJournal, EventJournalError};
+pub use labels::{LabelCommand, NodeLabels};
 pub use service::{AgentService, AgentStatus};

@@ -6,6 +6,7 @@ use crate::stored::{FILE, StoredCertificate, StoredIdentity, VERSION};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
 use tonic::transport::Channel;
 use wayleave_api::auth::host_client::HostClient;
 use wayleave_api::auth::public_client::PublicClient;
@@ -16,7 +17,7 @@ use wayleave_keystore::{
 };
 use wayleave_rpc::channel;
 use wayleave_runtime::{Clock, random_bytes};
-use wayleave_ssh::KeyPair;
+use wayleave_ssh::{Certificate, Credential, KeyPair};
 use wayleave_vocab::{ClusterName, HostId, HostPort, NodeName, Secret, SystemRole, Wall};
 
 /// The certificate that every process holds beside those of its roles.
@@ -66,17 +67,8 @@ pub struct Instance {
 pub struct RoleIdentity {
     /// For TLS.
     pub tls: Credentials,
-    /// For SSH: the current host key and certificate.
-    pub ssh: Arc<Mutex<SshIdentity>>,
-}
-
-/// An SSH host key with its certificate.
-#[derive(Clone)]
-pub struct SshIdentity {
-    /// Private key, OpenSSH format.
-    pub key_openssh: Secret,
-    /// Certificate, one line.
-    pub certificate: String,
+    /// For SSH: the host key with its certificate, now and later.
+    pub ssh: watch::Sender<Option<Credential>>,
 }
 
 impl Instance {
@@ -230,8 +222,7 @@ impl Instance {
                 .role
                 .parse()
                 .map_err(|_| InstanceError::Damaged(format!("the role {:?}", certificate.role)))?;
-            let ssh = Arc::new(Mutex::new(ssh_identity(certificate)));
-            roles.insert(role, RoleIdentity { tls: Credentials::empty(), ssh });
+            roles.insert(role, RoleIdentity { tls: Credentials::empty(), ssh: watch::Sender::new(None) });
         }
         let instance = Self {
             host_id: stored.host_id,
@@ -260,7 +251,7 @@ impl Instance {
                 let Some(identity) = certificate.role.parse().ok().and_then(|r| self.roles.get(&r)) else {
                     continue;
                 };
-                *identity.ssh.lock().unwrap_or_else(PoisonError::into_inner) = ssh_identity(certificate);
+                identity.ssh.send_replace(Some(ssh_identity(certificate)?));
                 &identity.tls
             };
             credentials.replace(&certificate.tls_chain_pem, &key).map_err(InstanceError::Credentials)?;
@@ -381,9 +372,10 @@ impl NewKeys {
     }
 }
 
-fn ssh_identity(certificate: &StoredCertificate) -> SshIdentity {
-    SshIdentity {
-        key_openssh: Secret::new(certificate.ssh_key_openssh.clone()),
-        certificate: certificate.ssh_certificate.clone(),
-    }
+fn ssh_identity(stored: &StoredCertificate) -> Result<Credential, InstanceError> {
+    let damaged = |what: &str| InstanceError::Damaged(format!("the SSH {what} of the role {}", stored.role));
+    let key = KeyPair::from_openssh(&stored.ssh_key_openssh).map_err(|_| damaged("host key"))?;
+    let certificate =
+        Certificate::from_openssh(&stored.ssh_certificate).map_err(|_| damaged("host certificate"))?;
+    Credential::certified(Arc::new(key), certificate).ok_or_else(|| damaged("host certificate"))
 }

@@ -209,7 +209,7 @@ fn change(state: &mut State, event: Event, revision: u64) {
 /// The host id and the name under which a node is dialled.
 fn node_names(json: &str) -> Option<(HostId, NodeName)> {
     let node: serde_json::Value = serde_json::from_str(json).ok()?;
-    let id = node.pointer("/spec/host_id")?.as_str()?.parse().ok()?;
+    let id = node.pointer("/metadata/name")?.as_str()?.parse().ok()?;
     let name = node.pointer("/spec/hostname")?.as_str()?.parse().ok()?;
     Some((id, name))
 }
