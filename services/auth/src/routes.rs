@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use wayleave_api::auth::{ProxyRoutes, RouteUpdate};
 use wayleave_runtime::{Clock, Shutdown};
-use wayleave_store::{Event, Item, StoreError, Watch, WatchError};
+use wayleave_store::{Event, Item, Revision, StoreError, Watch, WatchError};
 use wayleave_vocab::{HostId, Incarnation, Wall};
 
 /// Most routes of one proxy.
@@ -39,10 +39,8 @@ pub(crate) enum RouteUpdateError {
     Id,
     #[error("more than {ROUTES_MAX} routes")]
     TooMany,
-    #[error("the update is a change from sequence {expected}, the routes are at {at}")]
-    Gap { expected: u64, at: u64 },
-    #[error("the update begins with a change: send everything first")]
-    NoSnapshot,
+    #[error("the update continues sequence {base}, the routes are at {at}")]
+    Gap { base: u64, at: u64 },
     #[error("the sequence or incarnation goes back")]
     Backwards,
 }
@@ -57,11 +55,10 @@ impl ProxyTable {
         let before = before.filter(|b| b.incarnation == incarnation);
         let hosts = match (update.snapshot, before) {
             (true, _) => ids(&update.host_ids)?.collect(),
-            (false, None) if update.base > 0 => return Err(RouteUpdateError::NoSnapshot),
             (false, before) => {
                 let at = before.map_or(0, |b| b.sequence);
                 if update.base > at {
-                    return Err(RouteUpdateError::Gap { expected: update.base, at });
+                    return Err(RouteUpdateError::Gap { base: update.base, at });
                 }
                 let mut hosts = before.map(|b| b.hosts.clone()).unwrap_or_default();
                 for removed in ids(&update.removed)? {
@@ -103,12 +100,10 @@ impl ProxyTable {
         RouteUpdate {
             incarnation: self.incarnation.0,
             sequence: self.sequence,
-            snapshot: false,
-            host_ids: Vec::new(),
+            base: before.sequence,
             added: self.hosts.difference(&before.hosts).map(bytes).collect(),
             removed: before.hosts.difference(&self.hosts).map(bytes).collect(),
-            base: before.sequence,
-            incomplete: false,
+            ..RouteUpdate::default()
         }
     }
 }
@@ -130,8 +125,8 @@ fn raw_id(bytes: [u8; 16]) -> HostId {
 /// What happened to the routes of one proxy.
 #[derive(Debug, Clone)]
 pub(crate) enum RouteNews {
-    Changed(Arc<ProxyRoutes>),
-    LeaseLost(HostId),
+    Changed(Arc<ProxyRoutes>, Revision),
+    LeaseLost(HostId, Revision),
 }
 
 /// The routes of all proxies.
@@ -144,7 +139,10 @@ pub(crate) struct Routes {
 #[derive(Default)]
 struct State {
     proxies: BTreeMap<HostId, ProxyTable>,
+    /// The last change that was seen.
+    revision: Revision,
     last_seen: HashMap<HostId, Wall>,
+    proxies_last_seen: HashMap<HostId, Wall>,
 }
 
 impl Routes {
@@ -153,12 +151,12 @@ impl Routes {
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Watch), StoreError> {
         let (proxies, watch) = read_all(records).await?;
-        let state = State { proxies, last_seen: HashMap::new() };
+        let state = State { proxies, revision: watch.revision(), ..State::default() };
         Ok((Self { state: Mutex::new(state), news: broadcast::channel(CHANGES_BEHIND_MAX).0, clock }, watch))
     }
 
     /// Everything as it is now, and the news of everything later.
-    pub(crate) fn follow(&self) -> (Vec<ProxyRoutes>, broadcast::Receiver<RouteNews>) {
+    pub(crate) fn follow(&self) -> (Vec<ProxyRoutes>, Revision, broadcast::Receiver<RouteNews>) {
         let state = self.lock();
         let all = state
             .proxies
@@ -168,7 +166,7 @@ impl Routes {
                 update: Some(table.snapshot()),
             })
             .collect();
-        (all, self.news.subscribe())
+        (all, state.revision, self.news.subscribe())
     }
 
     /// True when some proxy holds a tunnel of the agent.
@@ -189,6 +187,11 @@ impl Routes {
     /// When the agent last had a route that has ended; none if it never had one since this Auth started.
     pub(crate) fn last_seen(&self, host: HostId) -> Option<Wall> {
         self.lock().last_seen.get(&host).copied()
+    }
+
+    /// When the proxy's lease ended last; none if it never did since this Auth started.
+    pub(crate) fn proxy_seen(&self, proxy: HostId) -> Option<Wall> {
+        self.lock().proxies_last_seen.get(&proxy).copied()
     }
 
     /// Forgets what is known of an agent that was removed.
@@ -221,8 +224,9 @@ impl Routes {
                         let state = self.lock();
                         state.proxies.keys().filter(|id| !proxies.contains_key(id)).copied().collect()
                     };
-                    gone.into_iter().for_each(|proxy| self.remove(proxy));
-                    proxies.into_iter().for_each(|(proxy, table)| self.put(proxy, table));
+                    let revision = watch.revision();
+                    gone.into_iter().for_each(|proxy| self.remove(proxy, revision));
+                    proxies.into_iter().for_each(|(proxy, table)| self.put(proxy, table, revision));
                     return watch;
                 }
                 Err(error) => {
@@ -238,16 +242,17 @@ impl Routes {
         match event {
             Event::Put(item) => {
                 if let Some(table) = parse(item) {
-                    self.put(proxy, table);
+                    self.put(proxy, table, item.revision);
                 }
             }
-            Event::Delete { .. } => self.remove(proxy),
+            Event::Delete { revision, .. } => self.remove(proxy, *revision),
         }
     }
 
-    fn put(&self, proxy: HostId, table: ProxyTable) {
+    fn put(&self, proxy: HostId, table: ProxyTable, revision: Revision) {
         let now = self.clock.wall();
         let mut state = self.lock();
+        state.revision = state.revision.max(revision);
         let before = state.proxies.get(&proxy);
         if before == Some(&table) {
             return;
@@ -259,15 +264,17 @@ impl Routes {
         state.proxies.insert(proxy, table);
         let routes = ProxyRoutes { proxy_id: proxy.to_string(), update: Some(update) };
         // Nobody may be listening. Sent under the lock, so that followers see each change once.
-        let _ = self.news.send(RouteNews::Changed(Arc::new(routes)));
+        let _ = self.news.send(RouteNews::Changed(Arc::new(routes), revision));
     }
 
-    fn remove(&self, proxy: HostId) {
+    fn remove(&self, proxy: HostId, revision: Revision) {
         let now = self.clock.wall();
         let mut state = self.lock();
+        state.revision = state.revision.max(revision);
         let Some(table) = state.proxies.remove(&proxy) else { return };
         state.last_seen.extend(table.hosts.into_iter().map(|host| (host, now)));
-        let _ = self.news.send(RouteNews::LeaseLost(proxy));
+        state.proxies_last_seen.insert(proxy, now);
+        let _ = self.news.send(RouteNews::LeaseLost(proxy, revision));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -296,40 +303,57 @@ mod tests {
         HostId::from_random([n; 16])
     }
 
-    fn update(sequence: u64, snapshot: bool, ids: &[u8], removed: &[u8]) -> RouteUpdate {
-        let bytes = |ids: &[u8]| ids.iter().map(|n| id(*n).as_bytes().to_vec()).collect::<Vec<_>>();
+    fn bytes(ids: &[u8]) -> Vec<Vec<u8>> {
+        ids.iter().map(|n| id(*n).as_bytes().to_vec()).collect()
+    }
+
+    fn everything(sequence: u64, ids: &[u8]) -> RouteUpdate {
+        RouteUpdate { incarnation: 1, sequence, snapshot: true, host_ids: bytes(ids), ..RouteUpdate::default() }
+    }
+
+    fn change(base: u64, sequence: u64, added: &[u8], removed: &[u8]) -> RouteUpdate {
         RouteUpdate {
             incarnation: 1,
             sequence,
-            snapshot,
-            host_ids: if snapshot { bytes(ids) } else { Vec::new() },
-            added: if snapshot { Vec::new() } else { bytes(ids) },
+            base,
+            added: bytes(added),
             removed: bytes(removed),
-            base: if snapshot { 0 } else { sequence - 1 },
-            incomplete: false,
+            ..RouteUpdate::default()
         }
     }
 
     #[test]
     fn updates_apply_in_order_and_only_in_order() {
-        let first = ProxyTable::updated(None, &update(1, true, &[1, 2], &[])).unwrap();
-        let second = ProxyTable::updated(Some(&first), &update(2, false, &[3], &[1])).unwrap();
+        let first = ProxyTable::updated(None, &everything(1, &[1, 2])).unwrap();
+        let second = ProxyTable::updated(Some(&first), &change(1, 5, &[3], &[1])).unwrap();
         assert_eq!(second.hosts, [id(2), id(3)].into());
         let wrong = |before, update: &RouteUpdate| ProxyTable::updated(before, update).unwrap_err();
-        assert_eq!(wrong(None, &update(2, false, &[1], &[])), RouteUpdateError::NoSnapshot);
-        assert_eq!(wrong(Some(&first), &update(3, false, &[1], &[])), RouteUpdateError::Gap { expected: 2, at: 1 });
-        assert_eq!(wrong(Some(&second), &update(2, true, &[1], &[])), RouteUpdateError::Backwards);
-        let short = RouteUpdate { host_ids: vec![vec![1; 15]], ..update(5, true, &[], &[]) };
+        assert_eq!(wrong(None, &change(1, 2, &[1], &[])), RouteUpdateError::Gap { base: 1, at: 0 });
+        assert_eq!(wrong(Some(&first), &change(3, 4, &[1], &[])), RouteUpdateError::Gap { base: 3, at: 1 });
+        assert_eq!(wrong(Some(&second), &everything(5, &[1])), RouteUpdateError::Backwards);
+        let short = RouteUpdate { host_ids: vec![vec![1; 15]], ..everything(9, &[]) };
         assert_eq!(wrong(None, &short), RouteUpdateError::Id);
     }
 
     #[test]
-    fn a_change_of_one_step_is_handed_on_as_one() {
-        let first = ProxyTable::updated(None, &update(1, true, &[1, 2], &[])).unwrap();
-        let second = ProxyTable::updated(Some(&first), &update(2, false, &[3], &[1])).unwrap();
+    fn everything_anew_in_parts_is_complete_with_the_last_one() {
+        let part = RouteUpdate { incomplete: true, ..change(0, 1, &[1, 2], &[]) };
+        let first = ProxyTable::updated(None, &part).unwrap();
+        assert!(first.incomplete);
+        let last = ProxyTable::updated(Some(&first), &change(1, 2, &[3], &[])).unwrap();
+        assert!(!last.incomplete);
+        assert_eq!(last.hosts, [id(1), id(2), id(3)].into());
+    }
+
+    #[test]
+    fn a_change_in_one_life_is_handed_on_as_one() {
+        let first = ProxyTable::updated(None, &everything(1, &[1, 2])).unwrap();
+        let second = ProxyTable::updated(Some(&first), &change(1, 7, &[3], &[1])).unwrap();
         let delta = second.update_since(Some(&first));
         assert!(!delta.snapshot);
         assert_eq!(ProxyTable::updated(Some(&first), &delta).unwrap(), second);
         assert!(second.update_since(None).snapshot);
+        let newer = ProxyTable { incarnation: Incarnation(2), ..second.clone() };
+        assert!(newer.update_since(Some(&second)).snapshot);
     }
 }

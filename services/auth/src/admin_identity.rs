@@ -1,0 +1,148 @@
+//! The local administrator: whoever can read `data_dir` on the Auth host is one (`way -c FILE`).
+//!
+//! Auth writes a short-lived identity there (mode 0600) when it starts and again before it runs out. What it may do is
+//! decided like for every other caller; the audit log names it `local-admin@<host>`.
+
+use crate::auth_core::AuthCore;
+use crate::authorities::{SshPermits, SubjectKeys};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use wayleave_api::auth::PublicKeys;
+use wayleave_identity::UserPrincipal;
+use wayleave_keystore::{CredentialsError, TlsKey, write_private};
+use wayleave_runtime::{Shutdown, random_bytes};
+use wayleave_ssh::KeyPair;
+use wayleave_vocab::{NodeName, UserName, Wall};
+
+/// Name of the file in `data_dir`.
+pub const ADMIN_IDENTITY_FILE: &str = "admin-identity.json";
+/// The version this build writes.
+pub const ADMIN_IDENTITY_VERSION: u32 = 1;
+/// How often it is looked whether the identity must be written again.
+const REVIEW_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The identity file of the local administrator. Never `Debug`: it holds private keys.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminIdentity {
+    /// Version of this file.
+    pub version: u32,
+    /// `local-admin@<host>`.
+    pub user: String,
+    /// The cluster.
+    pub cluster_name: String,
+    /// Where Auth listens, `host:port`.
+    pub auth_address: String,
+    /// Leaf first, PEM.
+    pub tls_chain_pem: String,
+    /// PKCS#8 PEM.
+    pub tls_key_pem: String,
+    /// One line; without logins.
+    pub ssh_certificate: String,
+    /// OpenSSH private key file.
+    pub ssh_key_openssh: String,
+    /// Host CA certificates, PEM: whom to believe as Auth.
+    pub host_ca_pem: String,
+    /// Host CA keys, one line each.
+    pub host_ca_ssh: Vec<String>,
+    /// When the certificates end, milliseconds since 1970.
+    pub not_after_ms: u64,
+}
+
+/// The identity could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminIdentityError {
+    /// No keys.
+    #[error("the keys of the local administrator cannot be made")]
+    Keys(#[source] CredentialsError),
+    /// No certificate.
+    #[error("the certificate of the local administrator cannot be issued: {0}")]
+    Issue(String),
+    /// No file.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// The local administrator's name on a host.
+pub fn local_admin_name(hostname: &NodeName) -> UserName {
+    let name = format!("local-admin@{hostname}");
+    UserName::parse(name).unwrap_or_else(|_| {
+        // A host name may be longer than a user name.
+        UserName::parse("local-admin").expect("the constant follows the rule of user names")
+    })
+}
+
+impl AuthCore {
+    /// The principal of the local administrator.
+    pub(crate) fn local_admin(&self, not_after: Wall) -> UserPrincipal {
+        UserPrincipal {
+            name: local_admin_name(&self.config.hostname),
+            cluster: self.authorities.cluster().clone(),
+            roles: BTreeSet::new(),
+            logins: BTreeSet::new(),
+            traits: Default::default(),
+            local_admin: true,
+            not_after,
+        }
+    }
+
+    /// Writes a fresh identity to `data_dir`. `auth_address` is where this Auth listens.
+    pub(crate) fn write_admin_identity(&self, auth_address: &str) -> Result<(), AdminIdentityError> {
+        let now = self.clock.wall();
+        let not_after = Wall::from_secs(now.after(self.config.lifetimes.local_admin).as_secs());
+        let tls = TlsKey::generate().map_err(AdminIdentityError::Keys)?;
+        let ssh = KeyPair::from_seed(&random_bytes());
+        let public =
+            PublicKeys { tls_spki_der: tls.spki_der(), ssh_public_key: ssh.public_key().to_openssh() };
+        let principal = self.local_admin(not_after);
+        let permits = SshPermits { port_forwarding: false, agent_forwarding: false, x11_forwarding: false };
+        let issued = SubjectKeys::parse(Some(&public))
+            .and_then(|keys| self.authorities.issue_user(&principal, &keys, permits, now))
+            .map_err(|error| AdminIdentityError::Issue(error.to_string()))?;
+        let identity = AdminIdentity {
+            version: ADMIN_IDENTITY_VERSION,
+            user: principal.name.to_string(),
+            cluster_name: principal.cluster.to_string(),
+            auth_address: auth_address.to_owned(),
+            tls_chain_pem: issued.tls_chain_pem,
+            tls_key_pem: tls.to_pem().expose_secret().to_owned(),
+            ssh_certificate: issued.ssh_certificate,
+            ssh_key_openssh: ssh.to_openssh("wayleave local admin").to_string(),
+            host_ca_pem: self.authorities.host_ca_pem().to_owned(),
+            host_ca_ssh: self.authorities.host_ca_ssh(),
+            not_after_ms: not_after.as_ms(),
+        };
+        let path = admin_identity_path(&self.config.data_dir);
+        let bytes = crate::records::encode(&identity);
+        write_private(&path, &bytes).map_err(|source| AdminIdentityError::Write { path, source })
+    }
+}
+
+/// Where the identity lies.
+pub fn admin_identity_path(data_dir: &Path) -> PathBuf {
+    data_dir.join(ADMIN_IDENTITY_FILE)
+}
+
+/// Writes the identity again when a third of its life has passed, until shutdown.
+pub(crate) async fn run(core: Arc<AuthCore>, auth_address: String, shutdown: Shutdown) {
+    let mut written = core.clock.wall();
+    while shutdown.until(tokio::time::sleep(REVIEW_INTERVAL)).await.is_some() {
+        let now = core.clock.wall();
+        if now.since(written) < core.config.lifetimes.local_admin / 3 {
+            continue;
+        }
+        match core.write_admin_identity(&auth_address) {
+            Ok(()) => written = now,
+            Err(error) => tracing::warn!(%error, "the identity of the local administrator was not renewed"),
+        }
+    }
+}

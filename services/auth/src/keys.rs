@@ -1,0 +1,107 @@
+//! Where Auth keeps what in the backend. Secrets have their own families: nothing that is listed or watched for others
+//! lies beside a private key, a hash or a second factor.
+
+use wayleave_resource::Kind;
+use wayleave_store::Key;
+use wayleave_vocab::{HostId, TokenName, UserName};
+
+fn family(text: &'static str) -> Key {
+    Key::parse(text).expect("the families are constants that follow the rule of keys")
+}
+
+fn below(parent: &Key, segment: &str) -> Key {
+    parent.child(segment).expect("typed names and ids have no slash, no control character and are short")
+}
+
+/// What the cluster is: name, id of this Auth, generation.
+pub(crate) fn cluster() -> Key {
+    family("/cluster")
+}
+
+/// Certificate authorities with their private keys.
+pub(crate) fn authority(purpose: &str) -> Key {
+    below(&family("/authorities"), purpose)
+}
+
+/// Resources in their stored form; the only family that is mirrored and watched.
+pub(crate) fn resources() -> Key {
+    family("/resources")
+}
+
+pub(crate) fn resources_of(kind: Kind) -> Key {
+    below(&resources(), kind.as_str())
+}
+
+pub(crate) fn resource(kind: Kind, name: &str) -> Option<Key> {
+    resources_of(kind).child(name).ok()
+}
+
+/// Hashes of join secrets.
+pub(crate) fn token_secret(name: &TokenName) -> Key {
+    below(&family("/secrets/tokens"), name.as_str())
+}
+
+/// Password, second factor and failures of a user.
+pub(crate) fn user_secret(name: &UserName) -> Key {
+    below(&family("/secrets/users"), name.as_str())
+}
+
+/// Invitations by the public half of their token.
+pub(crate) fn invites() -> Key {
+    family("/secrets/invites")
+}
+
+pub(crate) fn invite(id: &str) -> Option<Key> {
+    invites().child(id).ok()
+}
+
+/// What was issued to a process.
+pub(crate) fn hosts() -> Key {
+    family("/hosts")
+}
+
+pub(crate) fn host(id: HostId) -> Key {
+    below(&hosts(), &id.to_string())
+}
+
+/// The newest signed snapshot of policy.
+pub(crate) fn policy() -> Key {
+    family("/policy")
+}
+
+pub(crate) fn policy_snapshot() -> Key {
+    below(&policy(), "snapshot")
+}
+
+/// Routes, one entry for each proxy, under its lease.
+pub(crate) fn routes() -> Key {
+    family("/routes")
+}
+
+pub(crate) fn routes_of(proxy: HostId) -> Key {
+    below(&routes(), &proxy.to_string())
+}
+
+/// How often each proxy has started.
+pub(crate) fn incarnation(proxy: HostId) -> Key {
+    below(&family("/incarnations"), &proxy.to_string())
+}
+
+/// The audit log, an entry for each event, in the order of the chain.
+pub(crate) fn audit_events() -> Key {
+    family("/audit/events")
+}
+
+pub(crate) fn audit_event(sequence: u64) -> Key {
+    below(&audit_events(), &format!("{sequence:020}"))
+}
+
+/// Where the audit chain stands.
+pub(crate) fn audit_head() -> Key {
+    family("/audit/head")
+}
+
+/// The last event of a process that was appended.
+pub(crate) fn audit_source(host: HostId) -> Key {
+    below(&family("/audit/sources"), &host.to_string())
+}

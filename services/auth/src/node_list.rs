@@ -1,0 +1,133 @@
+//! Nodes as a user may see them, and why he may enter one or not.
+
+use crate::auth_core::AuthCore;
+use crate::policy_view::refused;
+use crate::request_error::RequestError;
+use std::sync::Arc;
+use wayleave_api::auth::{ExplainRequest, ExplainResponse, ListedNode};
+use wayleave_identity::UserPrincipal;
+use wayleave_policy::{NodeView, Subject};
+use wayleave_resource::{AdminVerb, Kind, Node, Resource, RuleTarget};
+use wayleave_vocab::{HostId, Labels, Login, NodeName, UserName};
+
+/// Most nodes that one answer lists.
+const NODES_MAX: usize = 20_000;
+
+/// A kind as people type it.
+pub(crate) fn parse_kind(text: &str) -> Result<Kind, RequestError> {
+    text.parse().map_err(|error: wayleave_resource::ParseKindError| RequestError::Invalid(error.to_string()))
+}
+
+/// A node with what decisions need of it.
+struct Seen {
+    node: Node,
+    labels: Labels,
+}
+
+impl Seen {
+    fn view(&self) -> NodeView<'_> {
+        NodeView { name: &self.node.spec.hostname, host_id: &self.node.host_id, labels: &self.labels }
+    }
+}
+
+impl AuthCore {
+    fn nodes(&self) -> Vec<Seen> {
+        let node = |mirrored: &Arc<crate::mirror::Mirrored>| match &mirrored.resource {
+            Resource::Node(node) => Some(Seen { labels: node.all_labels(), node: node.clone() }),
+            _ => None,
+        };
+        self.mirror.all(Kind::Node).iter().filter_map(node).collect()
+    }
+
+    /// The nodes that the caller may know of, with the logins allowed on each.
+    pub(crate) fn list_nodes(&self, caller: &UserPrincipal) -> Vec<ListedNode> {
+        let now = self.clock.wall();
+        let view = self.mirror.policy();
+        let online = self.routes.online();
+        let seen = self.nodes();
+        let visible = if caller.local_admin {
+            seen.iter().collect()
+        } else {
+            view.visible(caller, seen.iter().map(|seen| (seen.view(), seen)), now)
+        };
+        let listed = |seen: &Seen| ListedNode {
+            json: Resource::from(seen.node.clone()).to_json(),
+            logins: caller
+                .logins
+                .iter()
+                .filter(|login| view.may_enter(caller, &seen.view(), login, now))
+                .map(ToString::to_string)
+                .collect(),
+            online: online.contains(&seen.node.host_id),
+        };
+        visible.into_iter().take(NODES_MAX).map(listed).collect()
+    }
+
+    /// Whether a user may do something, and what decides.
+    pub(crate) fn explain(
+        &self,
+        caller: &UserPrincipal,
+        request: &ExplainRequest,
+    ) -> Result<ExplainResponse, RequestError> {
+        let now = self.clock.wall();
+        let view = self.mirror.policy();
+        let invalid = |error: &dyn std::fmt::Display| RequestError::Invalid(error.to_string());
+        let name = match request.user.as_str() {
+            "" => caller.name.clone(),
+            name => UserName::parse(name).map_err(|e| invalid(&e))?,
+        };
+        let about_others = name != caller.name;
+        if about_others {
+            view.decide(caller, AdminVerb::Read, &RuleTarget::Kind(Kind::User), None, now)?;
+            view.decide(caller, AdminVerb::Read, &RuleTarget::Kind(Kind::Role), None, now)?;
+        }
+        if request.action != "ssh" {
+            return Err(RequestError::Invalid(format!(
+                "{:?} is no action that can be explained: there is ssh",
+                request.action.chars().take(32).collect::<String>()
+            )));
+        }
+        let login = Login::parse(request.login.as_str()).map_err(|e| invalid(&e))?;
+        let user = self.user(&name)?;
+        let principal = view.policy.principal_of(Subject::from(&user), now).map_err(|denial| refused(&denial))?;
+        let seen = self.find_node(&request.target)?;
+        if !about_others && !caller.local_admin {
+            let visible = view.visible(caller, [(seen.view(), ())], now);
+            if visible.is_empty() {
+                return Err(no_node(&request.target));
+            }
+        }
+        let explanation = view.explain(&principal, &seen.view(), &login, now);
+        let trace_json = serde_json::to_string(&explanation)
+            .map_err(|error| RequestError::Broken(error.to_string()))?;
+        Ok(ExplainResponse { allowed: explanation.permitted, summary: explanation.summary, trace_json })
+    }
+
+    /// A node by name or host id; of several with one name, the one that is online.
+    fn find_node(&self, target: &str) -> Result<Seen, RequestError> {
+        let nodes = self.nodes();
+        if let Ok(id) = target.parse::<HostId>() {
+            return nodes.into_iter().find(|seen| seen.node.host_id == id).ok_or_else(|| no_node(target));
+        }
+        let name = NodeName::parse(target).map_err(|error| RequestError::Invalid(error.to_string()))?;
+        let named: Vec<Seen> =
+            nodes.into_iter().filter(|seen| seen.node.spec.hostname.as_str().eq_ignore_ascii_case(name.as_str())).collect();
+        let online = self.routes.online();
+        let (live, rest): (Vec<Seen>, Vec<Seen>) =
+            named.into_iter().partition(|seen| online.contains(&seen.node.host_id));
+        let mut candidates = if live.is_empty() { rest } else { live };
+        match (candidates.pop(), candidates.len()) {
+            (Some(seen), 0) => Ok(seen),
+            (None, _) => Err(no_node(target)),
+            (Some(_), more) => Err(RequestError::Invalid(format!(
+                "{} nodes are called {target}: name one by its host id",
+                more.saturating_add(1)
+            ))),
+        }
+    }
+}
+
+fn no_node(target: &str) -> RequestError {
+    let target: String = target.chars().take(253).collect();
+    RequestError::NotFound(format!("there is no node {target}, or you may not see it"))
+}

@@ -1,0 +1,212 @@
+//! Writes the routes of one proxy for as long as its stream lives.
+//!
+//! The entry hangs on a lease that this keeps alive; when the stream or this process ends, the lease runs out and the
+//! routes become suspect everywhere. A second stream of the same proxy wins over the first if it is not older.
+
+use crate::auth_core::AuthCore;
+use crate::connection::Identity;
+use crate::keys;
+use crate::request_error::RequestError;
+use crate::routes::{ProxyTable, parse};
+use futures::{FutureExt, Stream, StreamExt};
+use prost::Message;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tonic::Status;
+use wayleave_api::auth::{RouteAck, RouteUpdate};
+use wayleave_runtime::Shutdown;
+use wayleave_store::{Condition, LeaseId, Operation, Revision, StoreError};
+use wayleave_identity::HostPrincipal;
+
+/// How long routes are believed without a sign of life.
+pub(crate) const ROUTE_LEASE_TTL: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Updates that are taken together into one write.
+const UPDATES_TOGETHER_MAX: usize = 256;
+
+/// Publishes for one proxy.
+pub(crate) struct RoutePublisher {
+    core: Arc<AuthCore>,
+    caller: HostPrincipal,
+    lease: Option<LeaseId>,
+    table: Option<ProxyTable>,
+    /// Where the entry stands, once this stream has written it.
+    written: Option<Revision>,
+    /// The table has changes that are not written.
+    dirty: bool,
+}
+
+/// What a failed write means for the stream.
+enum WriteError {
+    /// Try again at the next tick.
+    Later(StoreError),
+    /// A newer stream or life of the proxy has taken over.
+    Superseded,
+    Broken(RequestError),
+}
+
+impl RoutePublisher {
+    pub(crate) fn new(core: Arc<AuthCore>, caller: HostPrincipal) -> Self {
+        Self { core, caller, lease: None, table: None, written: None, dirty: false }
+    }
+
+    /// Takes updates until the stream ends, is superseded, or shutdown. Acknowledges what is written.
+    pub(crate) async fn run(
+        mut self,
+        mut updates: impl Stream<Item = Result<RouteUpdate, Status>> + Unpin,
+        acks: mpsc::Sender<Result<RouteAck, Status>>,
+        shutdown: Shutdown,
+    ) {
+        let mut tick = tokio::time::interval(KEEP_ALIVE_INTERVAL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let done = tokio::select! {
+                () = shutdown.requested() => return,
+                () = acks.closed() => return,
+                next = updates.next() => match next {
+                    Some(Ok(update)) => self.take(update, &mut updates),
+                    Some(Err(_)) | None => return,
+                },
+                _ = tick.tick() => self.keep_alive().await,
+            };
+            let done = match done {
+                Ok(()) => self.flush(&acks).await,
+                Err(status) => Err(status),
+            };
+            if let Err(status) = done {
+                let _ = acks.send(Err(status)).await;
+                return;
+            }
+        }
+    }
+
+    /// Applies an update and those that have arrived behind it.
+    fn take(
+        &mut self,
+        first: RouteUpdate,
+        updates: &mut (impl Stream<Item = Result<RouteUpdate, Status>> + Unpin),
+    ) -> Result<(), Status> {
+        self.apply(&first)?;
+        for _ in 0..UPDATES_TOGETHER_MAX {
+            match updates.next().now_or_never() {
+                Some(Some(Ok(update))) => self.apply(&update)?,
+                // The end is seen again by the loop.
+                Some(Some(Err(_)) | None) | None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, update: &RouteUpdate) -> Result<(), Status> {
+        let table = ProxyTable::updated(self.table.as_ref(), update)
+            .map_err(|error| Status::invalid_argument(format!("routes: {error}")))?;
+        self.table = Some(table);
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// Gives the lease its time again, while the caller may publish.
+    async fn keep_alive(&mut self) -> Result<(), Status> {
+        self.core.current(&Identity::Host(self.caller.clone()))?;
+        let Some(lease) = self.lease else { return Ok(()) };
+        match self.core.records.backend().lease_keep_alive(lease).await {
+            Ok(()) => {}
+            Err(StoreError::LeaseNotFound { .. }) => {
+                self.lease = None;
+                self.written = None;
+                self.dirty = self.table.is_some();
+            }
+            Err(error) => tracing::warn!(%error, "the lease of a proxy's routes cannot be kept alive"),
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self, acks: &mpsc::Sender<Result<RouteAck, Status>>) -> Result<(), Status> {
+        if !self.dirty {
+            return Ok(());
+        }
+        match self.write().await {
+            Ok(sequence) => {
+                self.dirty = false;
+                // A peer that does not read its answers gets no more of them; the routes are written all the same.
+                let _ = acks.try_send(Ok(RouteAck { sequence }));
+                Ok(())
+            }
+            Err(WriteError::Later(error)) => {
+                tracing::warn!(%error, "routes cannot be written now");
+                Ok(())
+            }
+            Err(WriteError::Superseded) => {
+                Err(Status::aborted("another stream publishes the routes of this proxy"))
+            }
+            Err(WriteError::Broken(error)) => Err(error.into()),
+        }
+    }
+
+    async fn write(&mut self) -> Result<u64, WriteError> {
+        let Some(table) = self.table.clone() else { return Ok(0) };
+        if table.incomplete {
+            // Written with the last part. Should the stream end before, the proxy writes everything anew.
+            return Ok(table.sequence);
+        }
+        let key = keys::routes_of(self.caller.host_id);
+        // One attempt as things seem to stand, and one after looking.
+        for last in [false, true] {
+            let lease = self.lease().await?;
+            let condition = match self.written {
+                Some(revision) => Condition::RevisionIs(key.clone(), revision),
+                None => self.look(&table).await?,
+            };
+            let value = table.snapshot().encode_to_vec().into();
+            let put = Operation::Put { key: key.clone(), value, lease: Some(lease) };
+            match self.core.records.commit(vec![condition], vec![put]).await {
+                Ok(committed) => {
+                    self.written = Some(committed.revision);
+                    return Ok(table.sequence);
+                }
+                Err(error) if last => return Err(error.into()),
+                Err(StoreError::LeaseNotFound { .. }) => {
+                    self.lease = None;
+                    self.written = None;
+                }
+                Err(
+                    StoreError::Conflict { .. } | StoreError::NotFound { .. } | StoreError::AlreadyExists { .. },
+                ) => self.written = None,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(WriteError::Superseded)
+    }
+
+    async fn lease(&mut self) -> Result<LeaseId, WriteError> {
+        if let Some(lease) = self.lease {
+            return Ok(lease);
+        }
+        let lease = self.core.records.backend().lease_grant(ROUTE_LEASE_TTL).await?;
+        self.lease = Some(lease);
+        Ok(lease)
+    }
+
+    /// What must hold so that this stream may write: nobody newer has.
+    async fn look(&self, table: &ProxyTable) -> Result<Condition, WriteError> {
+        let key = keys::routes_of(self.caller.host_id);
+        let Some(item) = self.core.records.backend().get(&key).await? else {
+            return Ok(Condition::Absent(key));
+        };
+        let stored = parse(&item).map(|stored| (stored.incarnation, stored.sequence));
+        if stored > Some((table.incarnation, table.sequence)) {
+            return Err(WriteError::Superseded);
+        }
+        Ok(Condition::RevisionIs(key, item.revision))
+    }
+}
+
+impl From<StoreError> for WriteError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::TooLarge { .. } => Self::Broken(RequestError::store("write the routes")(error)),
+            other => Self::Later(other),
+        }
+    }
+}

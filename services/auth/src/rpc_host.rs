@@ -1,0 +1,105 @@
+//! The service for processes of the cluster.
+
+use crate::auth_core::AuthCore;
+use crate::cluster_watch::ClusterWatch;
+use crate::gate::Caller;
+use crate::request_error::RequestError;
+use crate::route_publisher::RoutePublisher;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use wayleave_api::auth::host_server::Host;
+use wayleave_api::auth::{
+    BeginIncarnationRequest, BeginIncarnationResponse, ClusterEvent, EmitEventsRequest, EmitEventsResponse,
+    JoinRequest, JoinResponse, RegisterRequest, RegisterResponse, RenewRequest, RouteAck, RouteUpdate,
+    WatchClusterRequest,
+};
+use wayleave_audit::Envelope;
+use wayleave_runtime::TaskGroup;
+use wayleave_vocab::PolicyRevision;
+
+/// Acknowledgements that wait for a proxy.
+const ACKS_WAITING_MAX: usize = 64;
+
+pub(crate) struct HostService {
+    pub(crate) core: Arc<AuthCore>,
+    pub(crate) group: TaskGroup,
+}
+
+#[tonic::async_trait]
+impl Host for HostService {
+    type PublishRoutesStream = ReceiverStream<Result<RouteAck, Status>>;
+    type WatchClusterStream = ReceiverStream<Result<ClusterEvent, Status>>;
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<JoinResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.core.renew(caller.host()?, request.into_inner()).await?))
+    }
+
+    async fn extend_roles(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let answer =
+            self.core.extend_roles(caller.host()?, request.into_inner(), caller.client_address).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        self.core.register(caller.host()?, request.into_inner()).await?;
+        Ok(Response::new(RegisterResponse {}))
+    }
+
+    async fn emit_events(
+        &self,
+        request: Request<EmitEventsRequest>,
+    ) -> Result<Response<EmitEventsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let sender = caller.host()?.host_id;
+        let mut envelopes = Vec::new();
+        for record in request.into_inner().records {
+            let envelope = Envelope::decode(&record.event_json)
+                .map_err(|error| RequestError::Invalid(format!("event {}: {error}", record.sequence)))?;
+            if envelope.origin.sequence != record.sequence {
+                let text = format!("event {} says that it is {}", record.sequence, envelope.origin.sequence);
+                return Err(RequestError::Invalid(text).into());
+            }
+            envelopes.push(envelope);
+        }
+        let acknowledged_sequence = self.core.audit.append_from(&self.core.records, sender, &envelopes).await?;
+        Ok(Response::new(EmitEventsResponse { acknowledged_sequence }))
+    }
+
+    async fn begin_incarnation(
+        &self,
+        request: Request<BeginIncarnationRequest>,
+    ) -> Result<Response<BeginIncarnationResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let incarnation = self.core.begin_incarnation(caller.host()?.host_id).await?.0;
+        Ok(Response::new(BeginIncarnationResponse { incarnation }))
+    }
+
+    async fn publish_routes(
+        &self,
+        request: Request<Streaming<RouteUpdate>>,
+    ) -> Result<Response<Self::PublishRoutesStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let (acks, answers) = mpsc::channel(ACKS_WAITING_MAX);
+        let publisher = RoutePublisher::new(self.core.clone(), caller.host()?.clone());
+        self.group.spawn_many(publisher.run(request.into_inner(), acks, self.group.shutdown()));
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
+    async fn watch_cluster(
+        &self,
+        request: Request<WatchClusterRequest>,
+    ) -> Result<Response<Self::WatchClusterStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let held =
+            PolicyRevision { generation: request.policy_generation, counter: request.policy_counter };
+        let (watch, events) = ClusterWatch::new(self.core.clone(), caller.host()?.clone(), held);
+        self.group.spawn_many(watch.run(self.group.shutdown()));
+        Ok(Response::new(ReceiverStream::new(events)))
+    }
+}

@@ -1,0 +1,217 @@
+//! Signed policy: the newest snapshot, appended by compare-and-swap, and a fresh head every 15 s.
+//!
+//! A head is signed over [`SignedHead::message`]; what agents believe is a snapshot with the digest of a believed head.
+//! Of several Auth instances one appends and all serve the same stored bytes.
+
+use crate::authorities::Authorities;
+use crate::keys;
+use crate::mirror::Mirror;
+use crate::records::Records;
+use crate::request_error::RequestError;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use wayleave_api::auth as wire;
+use wayleave_ca::{Digest, Head, SNAPSHOT_BYTES_MAX, SignedHead, Snapshot, SnapshotParts};
+use wayleave_resource::{Kind, Resource};
+use wayleave_runtime::{Clock, Shutdown};
+use wayleave_store::{Condition, Item, Operation, StoreError};
+use wayleave_vocab::PolicyRevision;
+
+/// How often a head is signed.
+pub(crate) const HEAD_INTERVAL: Duration = Duration::from_secs(15);
+/// Changes that come together make one snapshot.
+const COALESCE: Duration = Duration::from_millis(20);
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Room for the signature and the message around the snapshot.
+const ENVELOPE_BYTES: usize = 64 * 1024;
+const ATTEMPTS_MAX: usize = 16;
+
+/// What is published now.
+#[derive(Debug, Clone)]
+pub(crate) struct Published {
+    pub(crate) revision: PolicyRevision,
+    /// With the head below in it.
+    pub(crate) snapshot: wire::PolicySnapshot,
+    pub(crate) head: wire::SignedHead,
+}
+
+/// The newest snapshot and head, for whoever serves them.
+pub(crate) struct Snapshots(watch::Sender<Option<Arc<Published>>>);
+
+impl Snapshots {
+    pub(crate) fn new() -> Self {
+        Self(watch::channel(None).0)
+    }
+
+    pub(crate) fn follow(&self) -> watch::Receiver<Option<Arc<Published>>> {
+        self.0.subscribe()
+    }
+
+    pub(crate) fn current(&self) -> Option<Arc<Published>> {
+        self.0.borrow().clone()
+    }
+
+    /// Refuses a write that would make the snapshot larger than agents accept.
+    pub(crate) fn check_room(&self, more: usize) -> Result<(), RequestError> {
+        let now = self.0.borrow().as_ref().map_or(0usize, |published| published.snapshot.payload.len());
+        if now.saturating_add(more) > SNAPSHOT_BYTES_MAX - ENVELOPE_BYTES {
+            return Err(RequestError::Invalid(format!(
+                "the policy of the cluster would exceed {} MiB: delete roles or locks that are not needed",
+                SNAPSHOT_BYTES_MAX >> 20
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Builds, signs and stores snapshots.
+pub(crate) struct Publisher {
+    pub(crate) records: Records,
+    pub(crate) mirror: Arc<Mirror>,
+    pub(crate) authorities: Arc<Authorities>,
+    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) generation: u64,
+}
+
+/// Policy could not be published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The backend.
+    #[error("the policy snapshot cannot be stored")]
+    Store(#[from] StoreError),
+    /// What is stored there is damaged.
+    #[error("the stored policy snapshot is damaged: {0}")]
+    Damaged(String),
+    /// Too large.
+    #[error("the policy snapshot has {0} bytes, at most {SNAPSHOT_BYTES_MAX}")]
+    TooLarge(usize),
+    /// Others append all the time.
+    #[error("the policy snapshot is being appended by too many at once")]
+    Contended,
+}
+
+impl Publisher {
+    /// Publishes what the mirror holds: appends a snapshot if it differs from the stored one, and signs a head.
+    pub(crate) async fn publish(&self) -> Result<(), PublishError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let stored = self.stored().await?;
+            let revision = match &stored {
+                None => PolicyRevision { generation: self.generation, counter: 1 },
+                Some((snapshot, item)) => {
+                    let fresh = self.snapshot(snapshot.parts().revision, snapshot.parts().issued);
+                    let same = fresh.encode() == snapshot.encode();
+                    let at = snapshot.parts().revision;
+                    if same && at.generation >= self.generation {
+                        let payload = item.value.to_vec();
+                        self.serve(payload, at);
+                        return Ok(());
+                    }
+                    PolicyRevision {
+                        generation: self.generation.max(at.generation),
+                        counter: if at.generation < self.generation { 1 } else { at.counter.saturating_add(1) },
+                    }
+                }
+            };
+            let payload = self.encoded(&self.snapshot(revision, self.clock.wall()))?;
+            let key = keys::policy_snapshot();
+            let condition = match &stored {
+                Some((_, item)) => Condition::RevisionIs(key.clone(), item.revision),
+                None => Condition::Absent(key.clone()),
+            };
+            let put = Operation::Put { key, value: payload.clone().into(), lease: None };
+            match self.records.commit(vec![condition], vec![put]).await {
+                Ok(_) => {
+                    self.serve(payload, revision);
+                    return Ok(());
+                }
+                Err(StoreError::Conflict { .. } | StoreError::AlreadyExists { .. } | StoreError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(PublishError::Contended)
+    }
+
+    /// Publishes on every change and every [`HEAD_INTERVAL`] until shutdown.
+    pub(crate) async fn run(self, shutdown: Shutdown) {
+        let mut changes = self.mirror.policy_changes();
+        loop {
+            // A change, or the time for a new head.
+            let woken = shutdown.until(tokio::time::timeout(HEAD_INTERVAL, changes.changed())).await;
+            match woken {
+                None | Some(Ok(Err(_))) => return,
+                Some(Ok(Ok(()))) => tokio::time::sleep(COALESCE).await,
+                Some(Err(_)) => {}
+            }
+            changes.mark_unchanged();
+            while let Err(error) = self.publish().await {
+                tracing::warn!(%error, "policy cannot be published, trying again");
+                if shutdown.until(tokio::time::sleep(RETRY_PAUSE)).await.is_none() {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn stored(&self) -> Result<Option<(Snapshot, Item)>, PublishError> {
+        let Some(item) = self.records.backend().get(&keys::policy_snapshot()).await? else { return Ok(None) };
+        let snapshot = Snapshot::decode(&item.value).map_err(|e| PublishError::Damaged(e.to_string()))?;
+        Ok(Some((snapshot, item)))
+    }
+
+    fn snapshot(&self, revision: PolicyRevision, issued: wayleave_vocab::Wall) -> Snapshot {
+        let mut parts = SnapshotParts {
+            revision,
+            cluster: self.authorities.cluster().clone(),
+            issued,
+            cas: Vec::new(),
+            roles: Vec::new(),
+            locks: Vec::new(),
+            auth_preference: Default::default(),
+            networking: Default::default(),
+        };
+        let kinds = [
+            Kind::Role,
+            Kind::Lock,
+            Kind::CertAuthority,
+            Kind::ClusterAuthPreference,
+            Kind::ClusterNetworkingConfig,
+        ];
+        for mirrored in kinds.into_iter().flat_map(|kind| self.mirror.all(kind)) {
+            match mirrored.resource.clone() {
+                Resource::Role(role) => parts.roles.push(*role),
+                Resource::Lock(lock) => parts.locks.push(lock),
+                Resource::CertAuthority(authority) => parts.cas.push(authority),
+                Resource::ClusterAuthPreference(preference) => parts.auth_preference = preference,
+                Resource::ClusterNetworkingConfig(networking) => parts.networking = networking,
+                Resource::User(_) | Resource::Token(_) | Resource::Node(_) | Resource::Proxy(_) => {}
+            }
+        }
+        Snapshot::new(parts)
+    }
+
+    fn encoded(&self, snapshot: &Snapshot) -> Result<Vec<u8>, PublishError> {
+        let payload = snapshot.encode();
+        if payload.len() > SNAPSHOT_BYTES_MAX - ENVELOPE_BYTES {
+            return Err(PublishError::TooLarge(payload.len()));
+        }
+        Ok(payload)
+    }
+
+    /// Hands on a snapshot with a head of now.
+    fn serve(&self, snapshot: Vec<u8>, revision: PolicyRevision) {
+        let signer = self.authorities.policy();
+        let payload = Head {
+            cluster: self.authorities.cluster().clone(),
+            revision,
+            digest: Digest::of(&snapshot),
+            time: self.clock.wall(),
+        }
+        .encode();
+        let signature = signer.sign(&SignedHead::message(&payload));
+        let head = wire::SignedHead { payload, signature };
+        let snapshot = wire::PolicySnapshot { payload: snapshot, head: Some(head.clone()) };
+        self.snapshots.0.send_replace(Some(Arc::new(Published { revision, snapshot, head })));
+    }
+}
