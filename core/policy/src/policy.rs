@@ -98,6 +98,23 @@ impl Policy {
         Self { cluster, settings, roles: compiled, errors }
     }
 
+    /// The same with roles that exist and cannot be read here, such as those of a newer version: whoever holds one is
+    /// refused.
+    #[must_use]
+    pub fn with_broken_roles(mut self, names: impl IntoIterator<Item = RoleName>) -> Self {
+        for name in names {
+            match self.roles.binary_search_by(|entry| entry.name.cmp(&name)) {
+                Ok(index) => {
+                    if let Some(entry) = self.roles.get_mut(index) {
+                        entry.role = None;
+                    }
+                }
+                Err(index) => self.roles.insert(index, Entry { name, role: None }),
+            }
+        }
+        self
+    }
+
     /// The cluster.
     pub fn cluster(&self) -> &ClusterName {
         &self.cluster
@@ -203,23 +220,24 @@ impl Policy {
         {
             return Vec::new();
         }
+        // Whatever does not depend on the node is found once.
+        let by_user = Scope::of_user(subject);
+        let denied =
+            |login: &Login| roles.iter().any(|role| role.deny.login_matches(login.as_str(), &by_user));
+        let logins: Vec<&Login> = principal.logins.iter().filter(|login| !denied(login)).collect();
+        let enters = |role: &CompiledRole| {
+            logins.iter().any(|login| role.allow.login_matches(login.as_str(), &by_user))
+        };
+        let entering: Vec<&CompiledRole> = roles.iter().copied().filter(|role| enters(role)).collect();
+        let target = RuleTarget::Kind(Kind::Node);
+        let lists =
+            roles.iter().flat_map(|r| &r.allow.rules).any(|rule| rule.is_about(AdminVerb::List, &target));
         let mut visible = Vec::new();
         for (node, value) in nodes {
             let scope = Scope::of_node(subject, node.labels);
-            let by_login =
-                principal.logins.iter().any(|login| check_node_and_login(&roles, login, &scope).is_ok());
-            let by_rule = || {
-                let name = ResourceName::parse(node.host_id.to_string()).ok();
-                let question = AdminQuestion {
-                    verb: AdminVerb::List,
-                    target: RuleTarget::Kind(Kind::Node),
-                    resource: name.as_ref().map(|name| ResourceView { name, labels: node.labels }),
-                };
-                node_denial(&roles, &scope).is_none()
-                    && roles.iter().any(|role| role.allow.allows_node(&scope))
-                    && check_rules(&roles, &question, subject).is_ok()
-            };
-            if by_login || by_rule() {
+            let by_login = || entering.iter().any(|role| role.allow.allows_node(&scope));
+            let by_rule = || lists && may_list(&roles, &node, &scope);
+            if (by_login() || by_rule()) && node_denial(&roles, &scope).is_none() {
                 visible.push(value);
             }
         }
@@ -236,8 +254,8 @@ impl Policy {
             .map_err(|reason| Denial::new(reason, format!("logins of {}", subject.name)))?;
         let scope = Scope::of_user(subject);
         let mut logins = BTreeSet::new();
-        for matcher in roles.iter().flat_map(|role| &role.allow.logins) {
-            if let LoginMatcher::Template(template) = matcher {
+        for entry in roles.iter().flat_map(|role| &role.allow.logins) {
+            if let LoginMatcher::Template(template) = &entry.matcher {
                 logins.extend(template.expand(&scope).into_iter().filter_map(|text| Login::parse(text).ok()));
             }
         }
@@ -317,7 +335,7 @@ pub(crate) fn check_staleness(options: &SessionOptions, context: &Context<'_>) -
 }
 
 /// Deny first, by labels, expression or login of any role; then one role must allow both the node and the login.
-fn check_node_and_login(
+pub(crate) fn check_node_and_login(
     roles: &[&CompiledRole],
     login: &Login,
     scope: &Scope<'_>,
@@ -329,13 +347,31 @@ fn check_node_and_login(
             return Err(DenialReason::DeniedByRole { role: role.name.clone(), key });
         }
     }
-    if roles.iter().any(|r| r.allow.login_matches(login.as_str(), scope) && r.allow.allows_node(scope)) {
-        return Ok(());
+    let mut others = Vec::new();
+    for role in roles {
+        if !role.allow.login_matches(login.as_str(), scope) {
+            others.push(role);
+        } else if role.allow.allows_node(scope) {
+            return Ok(());
+        }
     }
-    if roles.iter().any(|role| role.allow.allows_node(scope)) {
+    // Roles that name the login do not allow the node, so only the others can.
+    if others.iter().any(|role| role.allow.allows_node(scope)) {
         return Err(DenialReason::LoginNotAllowed);
     }
     Err(DenialReason::NoRoleAllowsNode)
+}
+
+/// True if a role allows the node's labels and a rule allows to list it.
+fn may_list(roles: &[&CompiledRole], node: &NodeView<'_>, scope: &Scope<'_>) -> bool {
+    let Ok(name) = ResourceName::parse(node.host_id.to_string()) else { return false };
+    let question = AdminQuestion {
+        verb: AdminVerb::List,
+        target: RuleTarget::Kind(Kind::Node),
+        resource: Some(ResourceView { name: &name, labels: node.labels }),
+    };
+    roles.iter().any(|role| role.allow.allows_node(scope))
+        && check_rules(roles, &question, scope.subject).is_ok()
 }
 
 /// The role that denies the node, whatever the login.

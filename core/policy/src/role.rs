@@ -105,10 +105,17 @@ enum Section {
 /// Compiled conditions of one section.
 #[derive(Debug, Clone)]
 pub(crate) struct Conditions {
-    pub(crate) logins: Vec<LoginMatcher>,
+    pub(crate) logins: Vec<LoginEntry>,
     pub(crate) labels: Vec<KeyMatcher>,
     pub(crate) expression: Option<Expression>,
     pub(crate) rules: Vec<CompiledRule>,
+}
+
+/// One entry of `logins`, with its text for explanations.
+#[derive(Debug, Clone)]
+pub(crate) struct LoginEntry {
+    pub(crate) text: Box<str>,
+    pub(crate) matcher: LoginMatcher,
 }
 
 #[derive(Debug, Clone)]
@@ -156,7 +163,7 @@ impl Conditions {
         let mut logins = Vec::new();
         for (index, text) in conditions.logins.iter().enumerate() {
             match LoginMatcher::compile(text, section) {
-                Ok(login) => logins.push(login),
+                Ok(matcher) => logins.push(LoginEntry { text: text.as_str().into(), matcher }),
                 Err(problem) => found.push((format!("logins[{index}]"), problem)),
             }
         }
@@ -214,7 +221,12 @@ impl Conditions {
     }
 
     pub(crate) fn login_matches(&self, login: &str, scope: &Scope<'_>) -> bool {
-        self.logins.iter().any(|matcher| matcher.matches(login, scope))
+        self.login_entry(login, scope).is_some()
+    }
+
+    /// The first entry that matches.
+    pub(crate) fn login_entry(&self, login: &str, scope: &Scope<'_>) -> Option<&LoginEntry> {
+        self.logins.iter().find(|entry| entry.matcher.matches(login, scope))
     }
 }
 
@@ -246,7 +258,7 @@ impl LoginMatcher {
 }
 
 impl KeyMatcher {
-    fn matches(&self, labels: &Labels, scope: &Scope<'_>) -> bool {
+    pub(crate) fn matches(&self, labels: &Labels, scope: &Scope<'_>) -> bool {
         match self {
             Self::EveryNode => true,
             Self::Key { key, values } => {
