@@ -1,1 +1,40 @@
-//! Under construction.
+//! Whole clusters of real processes on loopback, for tests that look from outside.
+//!
+//! A test makes a [`Scene`] (a directory, the logs, the canary secrets), starts a [`Cluster`] in it, and drives `way`,
+//! stock clients and raw sockets against it. Whatever a scene started it ends, by process id, and nothing else. At
+//! its end no daemon may have logged an error that the test did not announce, and no canary may stand in any log.
+//! Nothing here sleeps: every wait is for a condition, and has a deadline.
+
+#![expect(clippy::unwrap_used, reason = "a test harness stops at the first surprise")]
+
+mod binary;
+mod canary;
+mod checks;
+mod cluster;
+mod config_file;
+mod daemon;
+mod forwarder;
+mod one_time_code;
+mod port;
+mod process_tree;
+mod program;
+mod scene;
+mod ssh;
+mod terminal;
+mod wait;
+
+pub use binary::{way, wayleave};
+pub use canary::{canary, is_canary_in, note_canary};
+pub use checks::Checks;
+pub use cluster::{Cluster, ClusterBuilder, Invitation, Node, Proxy};
+pub use config_file::{AuthFile, NodeFile, ProxyFile, Way};
+pub use daemon::Daemon;
+pub use forwarder::{Forwarder, Manner};
+pub use one_time_code::OneTimeCodes;
+pub use port::free_port;
+pub use process_tree::{command_line, descendants, is_alive};
+pub use program::{Output, Program, Running};
+pub use scene::Scene;
+pub use ssh::Ssh;
+pub use terminal::Terminal;
+pub use wait::{PATIENCE, wait_for, wait_until};

@@ -1,0 +1,48 @@
+//! What `/proc` says about processes.
+
+use std::collections::BTreeMap;
+
+/// Every living process below `pid`, in no order.
+pub fn descendants(pid: i32) -> Vec<i32> {
+    let parents = parents();
+    let below = |process: i32| {
+        let mut at = process;
+        // Longer chains than there are processes do not exist.
+        for _ in 0..parents.len() {
+            match parents.get(&at) {
+                Some(parent) if *parent == pid => return true,
+                Some(parent) => at = *parent,
+                None => return false,
+            }
+        }
+        false
+    };
+    parents.keys().copied().filter(|process| below(*process)).collect()
+}
+
+/// Whether the process runs; one that ended and was not yet asked about does not.
+pub fn is_alive(pid: i32) -> bool {
+    state_and_parent(pid).is_some()
+}
+
+/// The command line of a process, words divided by blanks.
+pub fn command_line(pid: i32) -> String {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).replace('\0', " ").trim().to_owned()
+}
+
+fn parents() -> BTreeMap<i32, i32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return BTreeMap::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid| Some((pid, state_and_parent(pid)?))).collect()
+}
+
+/// The parent of a living process.
+fn state_and_parent(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in brackets may hold anything.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    let ended = matches!(fields.next()?, "Z" | "X");
+    (!ended).then(|| fields.next()?.parse().ok())?
+}
