@@ -1,0 +1,188 @@
+//! The command line: what can be typed. Each command's own arguments are beside its code.
+
+use crate::failure::{Exit, Failure};
+use crate::output::Format;
+use crate::{
+    auth_sign, explain, locks, ls, proxy_ssh, resources, ssh_config, status, tokens, users, version,
+};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use wayleave_vocab::{HostPort, Ttl};
+
+/// Port of a proxy when an address names none.
+const PROXY_PORT: u16 = 443;
+
+const EXAMPLES: &str = "\
+Examples:
+  way login --proxy=proxy.example.com --user=alice    log in; certificates last 12 hours
+  way ls env=prod                                     the nodes you can reach, by label
+  way ssh root@web-1                                  a shell; `way ssh root@web-1 uptime` one command
+  way scp -r ./site root@web-1:/srv/                  copy files
+  way config >> ~/.ssh/config                         then ssh, scp, rsync and Ansible reach NODE.CLUSTER
+  way -c /etc/wayleave.yaml users add alice --roles=access --logins=root   on the Auth host, no login needed
+  way tokens add --type=node                          everything a new machine needs to join
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 denied, 4 not found, 5 unreachable, 6 expired credentials;
+`way ssh` ends as the remote command did, or with 255 when it failed itself.";
+
+/// Reach servers through Wayleave, and administer the cluster, as far as your roles allow.
+#[derive(Debug, Parser)]
+#[command(name = "way", version, after_help = EXAMPLES, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct GlobalArgs {
+    /// Web address of the proxy.
+    #[arg(long, global = true, env = "WAY_PROXY", value_name = "HOST[:PORT]", value_parser = proxy_address)]
+    pub(crate) proxy: Option<HostPort>,
+    /// Act as this identity file instead of the login.
+    #[arg(short = 'i', long, global = true, env = "WAY_IDENTITY", value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
+    /// On the Auth host: act as the local administrator of the daemon that this file configures.
+    #[arg(short = 'c', long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The user that the command is about (`login`: also from WAY_USER).
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// How lists and states are printed.
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub(crate) format: Option<Format>,
+    /// How long what is made shall live, such as 30m or 12h.
+    #[arg(long, global = true, value_name = "DURATION")]
+    pub(crate) ttl: Option<Ttl>,
+    /// Tell on standard error what happens.
+    #[arg(long, global = true)]
+    pub(crate) debug: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show who you are, or with -c how the cluster is.
+    Status(status::StatusArgs),
+    /// List the nodes you can reach.
+    Ls(ls::LsArgs),
+    /// Connect standard input and output to something (for ProxyCommand).
+    #[command(subcommand)]
+    Proxy(ProxyCommand),
+    /// Print the ssh_config with which stock OpenSSH reaches the nodes.
+    Config(ssh_config::ConfigArgs),
+    /// Show resources: roles, users, tokens, nodes, locks…
+    Get(resources::GetArgs),
+    /// Create resources from a file.
+    Create(resources::CreateArgs),
+    /// Change a resource in your editor.
+    Edit(resources::EditArgs),
+    /// Remove a resource.
+    Rm(resources::RmArgs),
+    /// Join tokens for new machines.
+    #[command(subcommand, visible_alias = "token")]
+    Tokens(tokens::TokensCommand),
+    /// Users of the cluster.
+    #[command(subcommand, visible_alias = "user")]
+    Users(users::UsersCommand),
+    /// Certificates for automation.
+    #[command(subcommand)]
+    Auth(AuthCommand),
+    /// Tell why a user may or may not do something.
+    Explain(explain::ExplainArgs),
+    /// Lock somebody or something out, at once.
+    #[command(subcommand, visible_alias = "lock")]
+    Locks(locks::LocksCommand),
+    /// Print the versions of client and cluster.
+    Version(version::VersionArgs),
+    /// Print a completion script for a shell.
+    Completion(version::CompletionArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProxyCommand {
+    /// The SSH protocol of a node.
+    Ssh(proxy_ssh::ProxySshArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuthCommand {
+    /// Make an identity file for a user.
+    Sign(auth_sign::SignArgs),
+}
+
+impl Command {
+    /// Carries the command out.
+    pub(crate) async fn run(self, global: &GlobalArgs) -> Result<Exit, Failure> {
+        match self {
+            Self::Status(args) => status::status(&args, global).await,
+            Self::Ls(args) => ls::ls(&args, global).await,
+            Self::Proxy(ProxyCommand::Ssh(args)) => proxy_ssh::proxy_ssh(&args, global).await,
+            Self::Config(args) => ssh_config::config(&args, global),
+            Self::Get(args) => resources::get(&args, global).await,
+            Self::Create(args) => resources::create(&args, global).await,
+            Self::Edit(args) => resources::edit(&args, global).await,
+            Self::Rm(args) => resources::rm(&args, global).await,
+            Self::Tokens(command) => tokens::tokens(command, global).await,
+            Self::Users(command) => users::users(command, global).await,
+            Self::Auth(AuthCommand::Sign(args)) => auth_sign::sign(&args, global).await,
+            Self::Explain(args) => explain::explain(&args, global).await,
+            Self::Locks(command) => locks::locks(command, global).await,
+            Self::Version(args) => version::version(&args, global).await,
+            Self::Completion(args) => version::completion(&args),
+        }
+    }
+}
+
+fn proxy_address(text: &str) -> Result<HostPort, String> {
+    HostPort::parse(text, Some(PROXY_PORT)).map_err(|e| e.to_string())
+}
+
+impl GlobalArgs {
+    /// The format, for commands that can print any of them.
+    pub(crate) fn format(&self) -> Format {
+        self.format.unwrap_or_default()
+    }
+
+    /// The lifetime in milliseconds, 0 when none was given.
+    pub(crate) fn ttl_ms(&self) -> u64 {
+        self.ttl.map_or(0, |ttl| u64::try_from(ttl.0.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    fn parse(line: &str) -> Cli {
+        Cli::try_parse_from(line.split_whitespace()).unwrap_or_else(|e| panic!("{line}: {e}"))
+    }
+
+    #[test]
+    fn global_options_are_taken_before_and_behind_the_command() {
+        for line in ["way -i id --format json ls", "way ls -i id --format json"] {
+            let cli = parse(line);
+            assert_eq!(cli.global.identity.as_deref(), Some(std::path::Path::new("id")), "{line}");
+            assert_eq!(cli.global.format(), Format::Json);
+        }
+        let cli = parse("way --proxy https://proxy.example.com/ status");
+        assert_eq!(cli.global.proxy.unwrap().to_string(), "proxy.example.com:443");
+    }
+
+    #[test]
+    fn what_nobody_can_mean_is_refused() {
+        for line in
+            ["way", "way ls --format xml", "way --proxy a:b:c ls", "way tokens add --ttl 5", "way auth sign"]
+        {
+            assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Opening a stream to a node through a proxy.
+
+use crate::access::Access;
+use crate::failure::{Exit, Failure};
+use std::str::FromStr;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use wayleave_api::ALPN_DIAL;
+use wayleave_dial::{DialRefusal, DialRequest, DialResponse, DialRoute, DialTarget, VERSION};
+use wayleave_keystore::client_config;
+use wayleave_net::{connect_tls, read_message, write_message};
+use wayleave_runtime::random_bytes;
+use wayleave_vocab::{ClusterName, HostPort, NodeName, SystemRole, TraceId};
+
+/// How long a proxy may take to reach the agent.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A stream that speaks the node's own protocol.
+pub(crate) type NodeStream = TlsStream<TcpStream>;
+
+/// A node as people write it: `[login@]node[.cluster][:port]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Destination {
+    /// The account on the node.
+    pub(crate) login: Option<String>,
+    /// The node's name or host id, maybe with the cluster behind it.
+    pub(crate) host: String,
+    /// A port; it means nothing here, and is kept to say so.
+    pub(crate) port: Option<u16>,
+}
+
+impl FromStr for Destination {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.strip_prefix("ssh://").unwrap_or(text);
+        let (login, host) = match text.rsplit_once('@') {
+            Some((login, host)) => (Some(login), host),
+            None => (None, text),
+        };
+        if login.is_some_and(str::is_empty) {
+            return Err(format!("{text:?} has no login before the @"));
+        }
+        let (host, port) = match host.rsplit_once(':') {
+            Some((host, port)) => {
+                let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
+                (host, Some(port))
+            }
+            None => (host, None),
+        };
+        NodeName::parse(host).map_err(|e| e.to_string())?;
+        Ok(Self { login: login.map(str::to_owned), host: host.to_owned(), port })
+    }
+}
+
+impl Destination {
+    /// The name of the node in this cluster: without `.cluster` at its end.
+    pub(crate) fn node(&self, cluster: &ClusterName) -> Result<NodeName, Failure> {
+        let host = self.host.as_str();
+        let cluster = cluster.as_str();
+        let stem = host
+            .len()
+            .checked_sub(cluster.len())
+            .filter(|at| host.get(*at..).is_some_and(|tail| tail.eq_ignore_ascii_case(cluster)))
+            .and_then(|at| host.get(..at)?.strip_suffix('.'));
+        NodeName::parse(stem.unwrap_or(host)).map_err(|e| Failure::usage(e.to_string()))
+    }
+}
+
+/// Opens a stream to a node; tries the proxies in turn.
+pub(crate) async fn dial(
+    access: &Access,
+    node: &NodeName,
+    report_route: bool,
+) -> Result<(NodeStream, Option<DialRoute>), Failure> {
+    access.check_expiry()?;
+    let tls = client_config(
+        access.identity.credentials(),
+        &access.identity.trust(),
+        SystemRole::Proxy,
+        None,
+        &[ALPN_DIAL],
+    )
+    .map_err(Failure::doing("cannot set up TLS"))?;
+    let mut last = None;
+    for proxy in access.require_proxies()? {
+        match dial_through(proxy, tls.clone(), node, report_route).await {
+            Ok(dialled) => return Ok(dialled),
+            Err(Attempt::Final(failure)) => return Err(failure),
+            Err(Attempt::Next(failure)) => {
+                tracing::debug!(%proxy, reason = %failure.message, "trying the next proxy");
+                last = Some(failure);
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| Failure::new(Exit::Unreachable, "no proxy answered")))
+}
+
+/// Why one proxy did not do it, and whether another may.
+enum Attempt {
+    Next(Failure),
+    Final(Failure),
+}
+
+async fn dial_through(
+    proxy: &HostPort,
+    tls: std::sync::Arc<rustls::ClientConfig>,
+    node: &NodeName,
+    report_route: bool,
+) -> Result<(NodeStream, Option<DialRoute>), Attempt> {
+    let mut stream = connect_tls(proxy, tls).await.map_err(|e| Attempt::Next(e.into()))?;
+    let request = DialRequest {
+        v: VERSION,
+        target: DialTarget::Ssh { node: node.clone() },
+        host_id: None,
+        client_address: None,
+        trace_id: TraceId::from_random(random_bytes()),
+        from_peer: false,
+        report_route,
+    };
+    tracing::debug!(%proxy, %node, trace_id = %request.trace_id, "dialling");
+    write_message(&mut stream, &request).await.map_err(|e| Attempt::Next(e.into()))?;
+    match read_message(&mut stream, DIAL_TIMEOUT).await.map_err(|e| Attempt::Next(e.into()))? {
+        DialResponse::Established { route } => Ok((stream, route)),
+        DialResponse::Refused { refusal } => Err(match &refusal {
+            DialRefusal::Unavailable { .. } | DialRefusal::NotHere { .. } => Attempt::Next(refusal.into()),
+            DialRefusal::UnknownTarget { .. }
+            | DialRefusal::Ambiguous { .. }
+            | DialRefusal::Offline { .. }
+            | DialRefusal::Denied { .. }
+            | DialRefusal::Invalid { .. }
+            | DialRefusal::TimedOut { .. } => Attempt::Final(refusal.into()),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(text: &str, expected: Option<(&str, Option<&str>)>) {
+        let cluster = ClusterName::parse("demo.example.com").unwrap();
+        let parsed = text.parse::<Destination>().ok();
+        let got = parsed.map(|d| (d.node(&cluster).unwrap().to_string(), d.login));
+        assert_eq!(got, expected.map(|(n, l)| (n.to_owned(), l.map(str::to_owned))), "{text}");
+    }
+
+    #[test]
+    fn destinations_are_read_as_ssh_reads_them() {
+        check("web-1", Some(("web-1", None)));
+        check("root@web-1", Some(("web-1", Some("root"))));
+        check("root@web-1.demo.example.com:22", Some(("web-1", Some("root"))));
+        check("a@b@web-1.DEMO.example.com", Some(("web-1", Some("a@b"))));
+        check("web-1.other.com", Some(("web-1.other.com", None)));
+        check("demo.example.com", Some(("demo.example.com", None)));
+        check("ssh://web-1:22", Some(("web-1", None)));
+        for bad in ["", "@web-1", "root@", "web-1:x", "-oProxyCommand=x", "a b", "x@-y", "web 1"] {
+            check(bad, None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn f_arbitrary_destinations_never_panic(text in "\\PC{0,40}") {
+            let cluster = ClusterName::parse("demo").unwrap();
+            if let Ok(destination) = text.parse::<Destination>() {
+                let _ = destination.node(&cluster);
+            }
+        }
+    }
+}

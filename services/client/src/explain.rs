@@ -1,0 +1,151 @@
+//! `way explain`: which rule decides.
+
+use crate::access::{Access, call};
+use crate::cli::GlobalArgs;
+use crate::dial::Destination;
+use crate::failure::{Exit, Failure, printable};
+use crate::output::show;
+use serde::Serialize;
+use serde_json::Value;
+use std::fmt::Write as _;
+use wayleave_api::auth::{ExplainRequest, ExplainResponse};
+use wayleave_vocab::UserName;
+
+/// Tell why a user may or may not do something, and which rule decided.
+///
+/// way explain alice ssh root@db-1
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExplainArgs {
+    /// The user.
+    name: UserName,
+    /// What he wants to do: ssh.
+    #[arg(value_parser = ["ssh"])]
+    action: String,
+    /// Where, as which account.
+    #[arg(value_name = "LOGIN@NODE")]
+    target: Destination,
+}
+
+/// The answer as programs read it.
+#[derive(Debug, Serialize)]
+struct Explanation {
+    allowed: bool,
+    summary: String,
+    trace: Value,
+}
+
+pub(crate) async fn explain(args: &ExplainArgs, global: &GlobalArgs) -> Result<Exit, Failure> {
+    let login = args.target.login.clone().ok_or_else(|| {
+        Failure::usage("as which account?").hint(format!("write LOGIN@{}", args.target.host))
+    })?;
+    let access = Access::find(global)?;
+    let node = args.target.node(&access.identity.parts().cluster)?;
+    let request = ExplainRequest {
+        user: args.name.to_string(),
+        action: args.action.clone(),
+        login,
+        target: node.to_string(),
+    };
+    let explanation = Explanation::new(call(access.admin()?.explain(request)).await?);
+    show(global.format(), &explanation, || explanation.text())?;
+    // Scripts see the verdict in the exit code.
+    Ok(if explanation.allowed { Exit::Done } else { Exit::Denied })
+}
+
+impl Explanation {
+    fn new(answer: ExplainResponse) -> Self {
+        let trace = serde_json::from_str(&answer.trace_json).unwrap_or(Value::Null);
+        Self { allowed: answer.allowed, summary: answer.summary, trace }
+    }
+
+    fn text(&self) -> String {
+        let verdict = if self.allowed { "ALLOWED" } else { "DENIED" };
+        let mut text = format!("{verdict}: {}\n", printable(&self.summary));
+        if !self.trace.is_null() {
+            text.push('\n');
+            outline(&mut text, &self.trace, 0);
+        }
+        text
+    }
+}
+
+/// A JSON value as an indented list.
+fn outline(out: &mut String, value: &Value, indent: usize) {
+    let pad = " ".repeat(indent);
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map.iter().filter(|(_, value)| !is_empty(value)) {
+                match scalar(value) {
+                    Some(text) => {
+                        let _ = writeln!(out, "{pad}{}: {text}", printable(key));
+                    }
+                    None => {
+                        let _ = writeln!(out, "{pad}{}:", printable(key));
+                        outline(out, value, indent + 2);
+                    }
+                }
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                match scalar(item) {
+                    Some(text) => {
+                        let _ = writeln!(out, "{pad}- {text}");
+                    }
+                    None => {
+                        let start = out.len();
+                        outline(out, item, indent + 2);
+                        // The first line of an item carries its mark.
+                        if out.len() > start + indent {
+                            out.replace_range(start + indent..start + indent + 1, "-");
+                        }
+                    }
+                }
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            let _ = writeln!(out, "{pad}{}", scalar(value).unwrap_or_default());
+        }
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(printable(text)),
+        Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trace_is_an_outline() {
+        let answer = ExplainResponse {
+            allowed: false,
+            summary: "no role allows the login root".into(),
+            trace_json: r#"{"roles":[{"role":"access","matched":false,"why":[]}],"login":"root"}"#.into(),
+        };
+        assert_eq!(
+            Explanation::new(answer).text(),
+            "DENIED: no role allows the login root\n\nlogin: root\nroles:\n  - matched: false\n    role: access\n"
+        );
+    }
+
+    #[test]
+    fn a_trace_that_cannot_be_read_is_left_out() {
+        let answer = ExplainResponse { allowed: true, summary: "yes".into(), trace_json: "{".into() };
+        assert_eq!(Explanation::new(answer).text(), "ALLOWED: yes\n");
+    }
+}

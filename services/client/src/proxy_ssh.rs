@@ -1,0 +1,33 @@
+//! `way proxy ssh`: the SSH protocol of a node on standard input and output, for ProxyCommand.
+
+use crate::access::Access;
+use crate::cli::GlobalArgs;
+use crate::dial::{Destination, dial};
+use crate::failure::{Exit, Failure};
+use crate::pump::pump;
+use crate::stdio::{Input, Output};
+
+/// Connect standard input and output to the SSH service of a node.
+///
+/// For ~/.ssh/config, which `way config` writes: ProxyCommand way proxy ssh %r@%h:%p
+#[derive(Debug, clap::Args)]
+pub(crate) struct ProxySshArgs {
+    /// The node; login and port are ignored, and `.CLUSTER` behind the name is dropped.
+    #[arg(value_name = "[LOGIN@]NODE[:PORT]")]
+    destination: Destination,
+}
+
+pub(crate) async fn proxy_ssh(args: &ProxySshArgs, global: &GlobalArgs) -> Result<Exit, Failure> {
+    let access = Access::find(global)?;
+    let node = args.destination.node(&access.identity.parts().cluster)?;
+    let (stream, _) = dial(&access, &node, false).await?;
+    match pump(Input::open(), Output::stdout(), stream).await {
+        Ok(()) => Ok(Exit::Done),
+        // The ssh that started us is gone.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Exit::Done),
+        Err(error) => {
+            Err(Failure::new(Exit::Unreachable, format!("the connection to {node} broke: {error}"))
+                .hint("the node, its agent or a proxy went away; connect again"))
+        }
+    }
+}
