@@ -4,7 +4,9 @@ use anyhow::{Context, bail};
 use std::fs;
 use std::path::Path;
 use wayleave_auth::StaticToken;
-use wayleave_config::{CaPin, Config, InstanceConfig, KeyPairFiles, StaticToken as ConfiguredToken, ValueOrPath};
+use wayleave_config::{
+    CaPin, Config, InstanceConfig, KeyPairFiles, StaticToken as ConfiguredToken, ValueOrPath,
+};
 use wayleave_instance::JoinToken;
 use wayleave_keystore::{Credentials, Pins};
 use wayleave_vocab::{ClusterName, NodeName, Secret};
@@ -25,8 +27,9 @@ pub(crate) fn node_name(config: &InstanceConfig) -> anyhow::Result<NodeName> {
     if let Some(name) = &config.nodename {
         return Ok(name.clone());
     }
-    let name = wayleave_os::host_name().context("the host name cannot be read: set wayleave.nodename")?;
-    NodeName::parse(name).context("the host name cannot be a node name: set wayleave.nodename")
+    let name = nix::unistd::gethostname().context("the host name cannot be read: set wayleave.nodename")?;
+    NodeName::parse(name.to_string_lossy())
+        .context("the host name cannot be a node name: set wayleave.nodename")
 }
 
 /// The configured name of the cluster, else this machine's name.
@@ -44,9 +47,10 @@ pub(crate) fn join_token(config: &InstanceConfig) -> anyhow::Result<Option<JoinT
     let token = secret(&join.token, "wayleave.auth_token or join_params.token_name")?;
     Ok(Some(match &join.secret {
         None => JoinToken::parse(&token),
-        Some(second) => {
-            JoinToken::from_parts(token.expose_secret().to_owned(), secret(second, "join_params.token_secret")?)
-        }
+        Some(second) => JoinToken::from_parts(
+            token.expose_secret().to_owned(),
+            secret(second, "join_params.token_secret")?,
+        ),
     }))
 }
 
@@ -98,7 +102,10 @@ fn static_token(token: &ConfiguredToken) -> anyhow::Result<StaticToken> {
 pub(crate) fn web_credentials(pairs: &[KeyPairFiles]) -> anyhow::Result<Option<Credentials>> {
     let Some(pair) = pairs.first() else { return Ok(None) };
     if pairs.len() > 1 {
-        bail!("proxy_service.https_keypairs: one pair is served in this release, {} are configured", pairs.len());
+        bail!(
+            "proxy_service.https_keypairs: one pair is served in this release, {} are configured",
+            pairs.len()
+        );
     }
     let chain = read_text(&pair.cert_file).context("proxy_service.https_keypairs.cert_file")?;
     let key = read_text(&pair.key_file).context("proxy_service.https_keypairs.key_file")?;

@@ -16,8 +16,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    if args.get(1).is_some_and(|arg| arg == "__child") {
-        wayleave_os::child::run_child();
+    if args.get(1).is_some_and(|arg| arg == wayleave_os::CHILD_ARGUMENT) {
+        wayleave_os::run_child();
     }
     let invoked_as = args.first().and_then(|name| Path::new(name).file_name());
     if invoked_as.is_some_and(|name| name == "way") {
@@ -31,5 +31,15 @@ fn main() -> ExitCode {
 }
 
 fn client(args: Vec<OsString>) -> ExitCode {
-    wayleave_client::main(args)
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let code = runtime.block_on(wayleave_client::run(args));
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => {
+            cli::print_error(&anyhow::Error::new(error).context("the runtime cannot start"));
+            ExitCode::FAILURE
+        }
+    }
 }

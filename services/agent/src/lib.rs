@@ -4,7 +4,6 @@
 //! reports back. Who may use a resource is decided by the adapters, from proof that they verified themselves.
 
 mod config;
-mod events;
 mod labels;
 mod proxy_list;
 mod registration;
@@ -13,6 +12,5 @@ mod tunnel;
 mod tunnels;
 
 pub use config::AgentConfig;
-pub use events::{EventJournal, EventJournalError};
 pub use labels::{LabelCommand, NodeLabels};
 pub use service::{AgentService, AgentStatus};

@@ -1,7 +1,6 @@
 //! The agent as a whole: tunnels, registration, adapters.
 
 use crate::config::AgentConfig;
-use crate::events::{self, EventJournal};
 use crate::{registration, tunnels};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -30,7 +29,6 @@ pub(crate) struct Shared {
 pub struct AgentService {
     shared: Arc<Shared>,
     resources: watch::Receiver<Vec<String>>,
-    events: EventJournal,
 }
 
 /// How the agent is doing.
@@ -50,13 +48,12 @@ impl AgentStatus {
 }
 
 impl AgentService {
-    /// Joins the parts. `resources` is what the agent serves (stored form, JSON), now and later; `events` are forwarded.
+    /// Joins the parts. `resources` is what the agent serves (stored form, JSON), now and later.
     pub fn build(
         config: AgentConfig,
         adapters: Vec<Arc<dyn Adapter>>,
         resources: watch::Receiver<Vec<String>>,
-        events: EventJournal,
-    ) -> Self {
+        ) -> Self {
         let shared = Shared {
             config,
             adapters,
@@ -66,7 +63,7 @@ impl AgentService {
             stream_shutdown: Shutdown::new(),
             connected: watch::Sender::new(Vec::new()),
         };
-        Self { shared: Arc::new(shared), resources, events }
+        Self { shared: Arc::new(shared), resources }
     }
 
     /// How the agent is doing, from now on.
@@ -79,15 +76,9 @@ impl AgentService {
         let shared = self.shared;
         let registering = registration::run(shared.clone(), self.resources, shutdown.clone());
         let tunnelling = tunnels::run(shared.clone(), shutdown);
-        let last_events = Shutdown::new();
-        let forwarding = events::forward(shared.clone(), self.events, last_events.clone());
-        let working = async {
-            tokio::join!(registering, tunnelling);
-            shared.stream_shutdown.request();
-            shared.streams.finish(shared.config.drain_timeout).await;
-            last_events.request();
-        };
-        tokio::join!(working, forwarding);
+        tokio::join!(registering, tunnelling);
+        shared.stream_shutdown.request();
+        shared.streams.finish(shared.config.drain_timeout).await;
         shared.tasks.finish(shared.config.drain_timeout).await;
     }
 }

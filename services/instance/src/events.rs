@@ -1,9 +1,8 @@
-//! Audit events of the agent: on its own disk before the effect is acknowledged, then forwarded to Auth at least once.
+//! Audit events of the process: on its own disk before the effect is acknowledged, then forwarded to Auth at least once.
 
-use crate::service::Shared;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use std::time::Duration;
+use tonic::transport::Channel;
 use wayleave_api::auth::host_client::HostClient;
 use wayleave_api::auth::{AuditRecord, EmitEventsRequest};
 use wayleave_audit::{Envelope, Event, Origin};
@@ -75,14 +74,15 @@ impl EventJournal {
     }
 }
 
-/// Forwards events until shutdown.
-pub(crate) async fn forward(shared: Arc<Shared>, events: EventJournal, shutdown: Shutdown) {
+/// Forwards events to Auth until shutdown; what is left then goes after the next start. `auth` presents a certificate of
+/// this process.
+pub async fn forward_events(events: EventJournal, auth: Channel, shutdown: Shutdown) {
     let mut last = events.journal.watch();
     let mut forwarded = 0;
     let mut retry = RETRY_MIN;
     while !shutdown.is_requested() {
         last.borrow_and_update();
-        match forward_once(&shared, &events, forwarded).await {
+        match forward_once(&auth, &events, forwarded).await {
             Ok(Some(sequence)) => {
                 forwarded = sequence;
                 retry = RETRY_MIN;
@@ -101,12 +101,12 @@ pub(crate) async fn forward(shared: Arc<Shared>, events: EventJournal, shutdown:
 }
 
 /// Forwards one batch; gives the last sequence that Auth has, or nothing when there was nothing to do.
-async fn forward_once(shared: &Shared, events: &EventJournal, after: u64) -> Result<Option<u64>, String> {
+async fn forward_once(auth: &Channel, events: &EventJournal, after: u64) -> Result<Option<u64>, String> {
     let records = events.records_after(after).map_err(|e| e.to_string())?;
     if records.is_empty() {
         return Ok(None);
     }
-    let answer = HostClient::new(shared.config.auth.clone())
+    let answer = HostClient::new(auth.clone())
         .emit_events(EmitEventsRequest { records })
         .await
         .map_err(|status| status.message().to_owned())?;

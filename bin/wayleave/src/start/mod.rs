@@ -1,0 +1,138 @@
+//! `wayleave start`: parse, build, bind, run, drain.
+
+mod audit_sink;
+mod auth;
+mod instance;
+mod node;
+mod policy;
+mod proxy;
+mod running;
+
+use crate::cli::{EXIT_USAGE, StartArgs, print_error};
+use crate::edge;
+use anyhow::Context;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use wayleave_config::{Config, LogOutput as ConfiguredOutput, LogSeverity as ConfiguredSeverity};
+use wayleave_runtime::{Shutdown, SystemClock};
+use wayleave_telemetry::{LogConfig, LogFormat, LogOutput, LogSeverity};
+
+/// What the parts of one process are built with.
+pub(crate) struct Process {
+    pub(crate) config: Config,
+    pub(crate) clock: Arc<SystemClock>,
+    /// Draining begins.
+    pub(crate) shutdown: Shutdown,
+}
+
+pub(crate) fn run(args: &StartArgs) -> ExitCode {
+    let config = match edge::read_config(&args.config) {
+        Ok(config) => config,
+        Err(error) => {
+            print_error(&error);
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let guard = match wayleave_telemetry::init(&log_config(&config, args.debug)) {
+        Ok(guard) => guard,
+        Err(error) => {
+            print_error(&anyhow::Error::new(error).context("wayleave.log"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot start")
+        .and_then(|runtime| runtime.block_on(serve(config)));
+    let code = match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            print_error(&error);
+            ExitCode::FAILURE
+        }
+    };
+    drop(guard);
+    code
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let shutdown = Shutdown::new();
+    let now = Shutdown::new();
+    let process = Process { config, clock: Arc::new(SystemClock::new()), shutdown: shutdown.clone() };
+    let _pid_file = process.config.instance.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let signals = wayleave_runtime::TaskGroup::new();
+    signals.spawn("signals", watch_signals(process.config.instance.shutdown_delay, shutdown, now.clone())?);
+    let running = running::start(process).await?;
+    tokio::select! {
+        done = running.finish() => done,
+        () = now.requested() => {
+            tracing::warn!("ending at once, without a drain");
+            Ok(())
+        }
+    }
+}
+
+/// The first signal begins the drain, the second ends the process at once.
+fn watch_signals(
+    delay: std::time::Duration,
+    shutdown: Shutdown,
+    now: Shutdown,
+) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("signals cannot be received")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("signals cannot be received")?;
+    Ok(async move {
+        let first = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = first, "draining; a second signal ends at once");
+        tokio::time::sleep(delay).await;
+        shutdown.request();
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        now.request();
+    })
+}
+
+fn log_config(config: &Config, debug: bool) -> LogConfig {
+    let log = &config.instance.log;
+    let severity = match log.severity {
+        ConfiguredSeverity::Trace => LogSeverity::Trace,
+        _ if debug => LogSeverity::Debug,
+        ConfiguredSeverity::Debug => LogSeverity::Debug,
+        ConfiguredSeverity::Info => LogSeverity::Info,
+        ConfiguredSeverity::Warn => LogSeverity::Warn,
+        ConfiguredSeverity::Error => LogSeverity::Error,
+    };
+    let output = match &log.output {
+        ConfiguredOutput::Stderr => LogOutput::Stderr,
+        ConfiguredOutput::Stdout => LogOutput::Stdout,
+        ConfiguredOutput::File(path) => LogOutput::File(path.clone()),
+    };
+    let format = match log.format {
+        wayleave_config::LogFormat::Text => LogFormat::Text,
+        wayleave_config::LogFormat::Json => LogFormat::Json,
+    };
+    LogConfig { output, severity, format }
+}
+
+/// A file with the process id, removed at the end.
+struct PidFile(std::path::PathBuf);
+
+impl PidFile {
+    fn write(path: &std::path::Path) -> anyhow::Result<Self> {
+        std::fs::write(path, format!("{}\n", std::process::id()))
+            .with_context(|| format!("cannot write wayleave.pid_file {}", path.display()))?;
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,71 @@
+//! The verified policy of this process, in the shape that each service wants.
+
+use super::Process;
+use super::instance::OpenedInstance;
+use super::running::Keeper;
+use anyhow::Context;
+use futures::future::BoxFuture;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use wayleave_adapter_ssh::{PolicySource, PolicyView};
+use wayleave_keystore::PolicyKeeper;
+use wayleave_runtime::{Clock, TaskGroup};
+use wayleave_vocab::Wall;
+
+/// Opens what was believed before, and takes what came with joining.
+pub(crate) fn open_keeper(process: &Process, opened: &OpenedInstance) -> anyhow::Result<Keeper> {
+    let instance = &opened.instance;
+    let keeper = PolicyKeeper::open(
+        instance.directory().clone(),
+        instance.cluster().clone(),
+        instance.policy_keys().to_vec(),
+        instance.trust().clone(),
+    )
+    .context("the policy that was verified before cannot be read")?;
+    if let Some(snapshot) = instance.take_joined_snapshot()
+        && let Some(head) = &snapshot.head
+    {
+        let now = process.clock.wall();
+        keeper
+            .accept_snapshot(&snapshot.payload, &head.payload, &head.signature, now)
+            .context("the policy that came with joining is refused")?;
+    }
+    Ok(Arc::new(keeper))
+}
+
+/// The policy, compiled at every change.
+#[derive(Clone)]
+pub(crate) struct PolicyViews {
+    keeper: Keeper,
+    views: watch::Sender<Option<Arc<PolicyView>>>,
+}
+
+impl PolicyViews {
+    /// Follows the keeper with a task of `helpers`.
+    pub(crate) fn start(keeper: Keeper, helpers: &TaskGroup) -> Arc<Self> {
+        let mut snapshots = keeper.watch();
+        let first = snapshots.borrow_and_update().as_ref().map(|s| Arc::new(PolicyView::from_snapshot(s)));
+        let this = Arc::new(Self { keeper, views: watch::Sender::new(first) });
+        let (views, shutdown) = (this.views.clone(), helpers.shutdown());
+        let following: BoxFuture<'static, ()> = Box::pin(async move {
+            while let Some(Ok(())) = shutdown.until(snapshots.changed()).await {
+                let compiled =
+                    snapshots.borrow_and_update().as_ref().map(|s| Arc::new(PolicyView::from_snapshot(s)));
+                views.send_replace(compiled);
+            }
+        });
+        helpers.spawn("policy", following);
+        this
+    }
+}
+
+impl PolicySource for PolicyViews {
+    fn views(&self) -> watch::Receiver<Option<Arc<PolicyView>>> {
+        self.views.subscribe()
+    }
+
+    fn locks_age(&self, now: Wall) -> Duration {
+        self.keeper.age(now).unwrap_or(Duration::MAX)
+    }
+}

@@ -1,0 +1,110 @@
+//! All services of one process: started in the order of need, drained in reverse.
+
+use super::Process;
+use super::audit_sink::JournalSink;
+use super::instance::OpenedInstance;
+use super::policy::PolicyViews;
+use super::{auth, instance, node, policy, proxy};
+use anyhow::Context;
+use std::sync::Arc;
+use std::time::Duration;
+use wayleave_adapter_ssh::AuditSink;
+use wayleave_instance::{EventJournal, forward_events, renew_loop};
+use wayleave_journal::Journal;
+use wayleave_runtime::{Shutdown, TaskGroup};
+
+/// What the journal may hold; when it is full, nobody is let in.
+const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// How long Auth and the helpers may take to end once everything else has.
+const LAST_GRACE: Duration = Duration::from_secs(10);
+
+/// A process whose services run.
+pub(crate) struct Running {
+    auth: Option<auth::RunningAuth>,
+    services: TaskGroup,
+    helpers: TaskGroup,
+    shutdown: Shutdown,
+    drain_timeout: Duration,
+}
+
+/// Builds, binds and starts everything that the configuration enables.
+pub(crate) async fn start(process: Process) -> anyhow::Result<Running> {
+    let drain_timeout = process.config.instance.shutdown_timeout;
+    let helpers = TaskGroup::new();
+    let services = TaskGroup::new();
+    let auth = match &process.config.auth {
+        Some(config) => Some(auth::start(&process, config).await?),
+        None => None,
+    };
+    if process.config.proxy.is_some() || process.config.ssh.is_some() {
+        let opened = instance::open(&process, auth.as_ref()).await?;
+        start_services(&process, &opened, &services, &helpers).await?;
+    }
+    Ok(Running { auth, services, helpers, shutdown: process.shutdown, drain_timeout })
+}
+
+async fn start_services(
+    process: &Process,
+    opened: &OpenedInstance,
+    services: &TaskGroup,
+    helpers: &TaskGroup,
+) -> anyhow::Result<()> {
+    let keeper = policy::open_keeper(process, opened)?;
+    let events = open_journal(process, opened)?;
+    let forwarding = forward_events(events.clone(), opened.instance.channel(), helpers.shutdown());
+    helpers.spawn("events", forwarding);
+    let parts = SharedParts {
+        views: PolicyViews::start(keeper.clone(), helpers),
+        keeper,
+        audit: Arc::new(JournalSink::new(events, process.clock.clone())),
+    };
+    let renewing = renew_loop(opened.instance.clone(), process.clock.clone(), helpers.shutdown());
+    helpers.spawn("renewal", renewing);
+    if let Some(config) = &process.config.proxy {
+        let bound = proxy::bind(process, config, opened, &parts).await?;
+        let shutdown = process.shutdown.clone();
+        services.spawn("proxy", async move {
+            if let Err(error) = bound.run(shutdown).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "the proxy ended");
+            }
+        });
+    }
+    if let Some(config) = &process.config.ssh {
+        let agent = node::build(process, config, opened, &parts, helpers).context("ssh_service")?;
+        services.spawn("agent", agent.run(process.shutdown.clone()));
+    }
+    Ok(())
+}
+
+impl Running {
+    /// Waits for shutdown, drains, ends.
+    pub(crate) async fn finish(self) -> anyhow::Result<()> {
+        self.shutdown.requested().await;
+        // Each service bounds its own drain; this is the bound behind the bounds.
+        if !self.services.drained(self.drain_timeout + LAST_GRACE).await {
+            tracing::warn!("services did not end in time");
+        }
+        if let Some(auth) = self.auth {
+            auth.finish(LAST_GRACE).await;
+        }
+        self.helpers.finish(LAST_GRACE).await;
+        tracing::info!("ended");
+        Ok(())
+    }
+}
+
+/// What the services of one process share.
+pub(crate) struct SharedParts {
+    pub(crate) keeper: Keeper,
+    pub(crate) views: Arc<PolicyViews>,
+    pub(crate) audit: Arc<dyn AuditSink>,
+}
+
+/// The verified policy, shared.
+pub(crate) type Keeper = Arc<wayleave_keystore::PolicyKeeper>;
+
+fn open_journal(process: &Process, opened: &OpenedInstance) -> anyhow::Result<EventJournal> {
+    let directory = process.config.instance.data_dir.join("events");
+    let journal = Journal::open(&directory, JOURNAL_BYTES_MAX).context("the journal of events")?;
+    Ok(EventJournal::new(journal, opened.instance.cluster().clone(), opened.instance.host_id()))
+}
