@@ -1,0 +1,96 @@
+//! The proxy's SSH entry for plain `ssh -J`: it joins channels to the streams of nodes and opens nothing else.
+//!
+//! A user certificate of the cluster is enough to ask; the name that the client gives is not looked at, since
+//! stock `ssh -J proxy node` sends the local user's. Whether the user may enter the node is decided by the
+//! agent, where the SSH inside ends. The strict locking of stale policy is the agent's, too.
+
+mod connection;
+mod target;
+
+use crate::audit::AuditSink;
+use crate::driver::{self, Core};
+use crate::policy_view::PolicySource;
+use connection::JumpConnection;
+use futures::future::BoxFuture;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+use wayleave_net::{BoxStream, Dialer, Entry};
+use wayleave_runtime::{Clock, Shutdown};
+use wayleave_ssh::{Credential, Limits, ServerConfig, Timing};
+use wayleave_vocab::HostId;
+
+/// Connections at a time that have not proved a user.
+const UNAUTHENTICATED_MAX: usize = 512;
+/// Version exchange and key exchange.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Authentication: a person may have to touch a key.
+const AUTH_TIMEOUT: Duration = Duration::from_secs(30);
+/// Channels at a time on one connection.
+const CHANNELS_MAX: usize = 64;
+/// Channels of one connection that are being dialled.
+const DIALS_MAX: usize = 8;
+
+/// Configuration and surroundings of a proxy's SSH entry.
+pub struct JumpConfig {
+    /// The proxy's id.
+    pub host_id: HostId,
+    /// What certificates are judged by.
+    pub policy: Arc<dyn PolicySource>,
+    /// The host key with its certificate, now and later; `None` before there is one: nobody is served then.
+    pub identity: watch::Receiver<Option<Credential>>,
+    /// Where events go.
+    pub audit: Arc<dyn AuditSink>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// How long connections may go on after shutdown was requested.
+    pub drain_grace: Duration,
+}
+
+/// The proxy's SSH entry.
+pub struct JumpEntry {
+    config: JumpConfig,
+    unauthenticated: Arc<Semaphore>,
+}
+
+impl JumpEntry {
+    /// Builds it; nothing runs yet.
+    pub fn new(config: JumpConfig) -> Self {
+        Self { config, unauthenticated: Arc::new(Semaphore::new(UNAUTHENTICATED_MAX)) }
+    }
+
+    fn server_config(&self) -> Option<ServerConfig> {
+        let identity = self.config.identity.borrow().clone()?;
+        let mut server = ServerConfig::new(vec![identity]);
+        server.timing =
+            Timing { handshake_max: HANDSHAKE_TIMEOUT, auth_max: AUTH_TIMEOUT, ..Timing::default() };
+        server.limits =
+            Limits { channels_max: CHANNELS_MAX, opens_pending_max: DIALS_MAX, ..Limits::default() };
+        Some(server)
+    }
+}
+
+impl Entry for JumpEntry {
+    fn serve(
+        self: Arc<Self>,
+        stream: BoxStream,
+        client: SocketAddr,
+        dialer: Arc<dyn Dialer>,
+        shutdown: Shutdown,
+    ) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let Some(server) = self.server_config() else {
+                tracing::warn!("an SSH connection came before there is a host certificate");
+                return;
+            };
+            let Ok(slot) = self.unauthenticated.clone().try_acquire_owned() else {
+                tracing::warn!("too many SSH connections that have not authenticated");
+                return;
+            };
+            let mut core = Core::server(&server, self.config.clock.clone());
+            let application = JumpConnection::new(self, client, dialer, slot, &shutdown, &mut core);
+            driver::run(stream, core, application).await;
+        })
+    }
+}

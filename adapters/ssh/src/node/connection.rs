@@ -1,0 +1,321 @@
+//! The application on one connection of a user: state, and who deals with what.
+
+use super::admission::{Admitted, Candidate};
+use super::agent_forwarding::AgentForwarding;
+use super::forwarding_local::OpenRefusal;
+use super::forwarding_remote::{Forwards, Incoming, Listening};
+use super::process::ProcessStart;
+use super::sessions::Session;
+use super::{ConnectionFacts, NodeAdapter};
+use crate::driver::{Application, Core};
+use crate::limits;
+use crate::policy_view::PolicyView;
+use crate::pump::PumpEnd;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::net::UnixStream;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use wayleave_audit::{Event as AuditEvent, Text};
+use wayleave_net::BoxStream;
+use wayleave_os::{Account, AccountError, Exit, SpawnError, UserListener};
+use wayleave_runtime::{Shutdown, random_bytes};
+use wayleave_session::{Effect, EndReason};
+use wayleave_ssh::{
+    ChannelId, ChannelOpen, DisconnectReason, Event, GlobalReply, GlobalReplyToken, GlobalRequest,
+    OpenFailure,
+};
+use wayleave_vocab::{Labels, Mono, SessionId};
+
+/// One connection.
+pub(crate) struct NodeConnection {
+    pub(crate) node: Arc<NodeAdapter>,
+    pub(crate) facts: ConnectionFacts,
+    pub(crate) stage: Stage,
+    /// Held until somebody is let in.
+    pub(crate) unauthenticated: Option<OwnedSemaphorePermit>,
+    pub(crate) sessions: BTreeMap<ChannelId, Session>,
+    pub(crate) forwards: Forwards,
+    pub(crate) agent: AgentForwarding,
+    /// Streams whose channel the client has not confirmed yet.
+    pub(crate) unconfirmed: BTreeMap<ChannelId, BoxStream>,
+    pub(crate) is_draining: bool,
+    /// Names the connection where no session is meant, for forwards.
+    pub(crate) id: SessionId,
+    /// Why this side ended the connection.
+    pub(crate) end_reason: Option<String>,
+    views: watch::Receiver<Option<Arc<PolicyView>>>,
+}
+
+/// Who is on the other side.
+pub(crate) enum Stage {
+    /// Nobody yet.
+    Unauthenticated,
+    /// Somebody of whom the machine's account is being looked up.
+    Admitting(Box<Candidate>),
+    /// A user.
+    Admitted(Box<Admitted>),
+}
+
+/// What work results in.
+pub(crate) enum Done {
+    /// The policy or the labels of this node have changed.
+    DecisionsChanged(Watched),
+    /// Shutdown was requested.
+    ShutdownRequested,
+    /// The account of the login.
+    AccountFound(Result<Account, AccountError>),
+    /// A refused login is in the audit log.
+    RefusalNoted(Option<String>),
+    /// A process runs, or why not.
+    ProcessStarted(ChannelId, ProcessStart),
+    /// A process has ended; `None` when it was let go.
+    ProcessEnded(ChannelId, Option<Exit>),
+    /// The agent's socket is there, or why not.
+    AgentListening(Result<UserListener, SpawnError>),
+    /// A program of the user wants the client's agent.
+    AgentWanted(UserListener, UnixStream),
+    /// A target was connected, or why not.
+    Connected(ChannelId, Result<BoxStream, OpenRefusal>),
+    /// A listener is there, or why not.
+    Listening(Listening),
+    /// Somebody connected to a listener.
+    Incoming(Incoming),
+    /// An event that nothing waits for was written.
+    Noted,
+}
+
+/// What decisions depend on beside the user.
+pub(crate) struct Watched {
+    views: watch::Receiver<Option<Arc<PolicyView>>>,
+    labels: watch::Receiver<Labels>,
+}
+
+impl Watched {
+    /// Waits for a change; a source that is gone changes no more.
+    async fn changed(mut self) -> Done {
+        tokio::select! {
+            () = changed_or_never(&mut self.views) => {}
+            () = changed_or_never(&mut self.labels) => {}
+        }
+        Done::DecisionsChanged(self)
+    }
+}
+
+async fn changed_or_never<T>(source: &mut watch::Receiver<T>) {
+    if source.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+impl NodeConnection {
+    pub(crate) fn new(
+        node: Arc<NodeAdapter>,
+        facts: ConnectionFacts,
+        unauthenticated: OwnedSemaphorePermit,
+        shutdown: &Shutdown,
+        core: &mut Core<Done>,
+    ) -> Self {
+        let views = node.config.policy.views();
+        let watched = Watched { views: views.clone(), labels: node.config.labels.clone() };
+        core.start(watched.changed());
+        let signal = shutdown.clone();
+        core.start(async move {
+            signal.requested().await;
+            Done::ShutdownRequested
+        });
+        Self {
+            node,
+            facts,
+            stage: Stage::Unauthenticated,
+            unauthenticated: Some(unauthenticated),
+            sessions: BTreeMap::new(),
+            forwards: Forwards::default(),
+            agent: AgentForwarding::default(),
+            unconfirmed: BTreeMap::new(),
+            is_draining: shutdown.is_requested(),
+            id: SessionId::from_random(random_bytes()),
+            end_reason: None,
+            views,
+        }
+    }
+
+    /// The policy of the moment.
+    pub(crate) fn view(&self) -> Option<Arc<PolicyView>> {
+        self.views.borrow().clone()
+    }
+
+    /// Does what the limits of the connection ask for.
+    pub(crate) fn apply_limits(&mut self, core: &mut Core<Done>) {
+        let Stage::Admitted(user) = &mut self.stage else { return };
+        if let Some(Effect::End(reason)) = user.limits.poll_effect() {
+            self.terminate(core, &reason);
+        }
+    }
+
+    /// Ends everything on this connection, with a word to the user.
+    fn terminate(&mut self, core: &mut Core<Done>, reason: &EndReason) {
+        if core.is_ending() {
+            return;
+        }
+        tracing::info!(%reason, "an SSH connection is ended");
+        self.end_reason = Some(reason.to_string());
+        if let Stage::Admitted(user) = &self.stage {
+            let event = AuditEvent::ClientDisconnect {
+                user: Text::new(user.principal.name.as_str()),
+                sid: Some(self.id),
+                server_id: self.node.config.host_id,
+                cause: limits::disconnect_cause(reason),
+                reason: Text::new(reason.to_string()),
+            };
+            self.note(core, event);
+        }
+        let text = format!("the session is ended: {reason}");
+        self.stop_sessions(core, &text);
+        for channel in self.unconfirmed.keys() {
+            core.connection.abort(*channel);
+        }
+        self.unconfirmed.clear();
+        core.end(DisconnectReason::ByApplication, text);
+    }
+
+    fn on_shutdown(&mut self, core: &mut Core<Done>) {
+        self.is_draining = true;
+        let Stage::Admitted(user) = &mut self.stage else {
+            let text = "the service is stopping: connect again".to_owned();
+            return core.end(DisconnectReason::ByApplication, text);
+        };
+        let (now, grace) = (limits::now(&*core.clock), self.node.config.drain_grace);
+        user.limits.handle_drain(now.mono.after(grace), now);
+        for channel in self.sessions.keys() {
+            core.say(*channel, &format!("the service is stopping; sessions end in {} s", grace.as_secs()));
+        }
+        self.apply_limits(core);
+    }
+
+    fn on_open(&mut self, core: &mut Core<Done>, channel: ChannelId, open: ChannelOpen) {
+        match open {
+            ChannelOpen::Session => self.open_session(core, channel),
+            ChannelOpen::DirectTcpip { target, .. } => self.open_tcp(core, channel, target),
+            ChannelOpen::DirectStreamlocal { path } => self.open_unix(core, channel, path),
+            // Only a server opens these, and the SSH core has refused them already.
+            ChannelOpen::ForwardedTcpip { .. }
+            | ChannelOpen::ForwardedStreamlocal { .. }
+            | ChannelOpen::AuthAgent
+            | ChannelOpen::X11 { .. }
+            | ChannelOpen::Unknown { .. } => {
+                reject_open(core, channel, OpenFailure::Prohibited, "not offered here");
+            }
+        }
+    }
+
+    fn on_global(&mut self, core: &mut Core<Done>, request: GlobalRequest, reply: Option<GlobalReplyToken>) {
+        match request {
+            GlobalRequest::TcpipForward { listener } => self.listen_tcp(core, listener, reply),
+            GlobalRequest::StreamlocalForward { path } => self.listen_unix(core, path, reply),
+            GlobalRequest::CancelTcpipForward { listener } => self.cancel_tcp(core, &listener, reply),
+            GlobalRequest::CancelStreamlocalForward { path } => self.cancel_unix(core, &path, reply),
+            GlobalRequest::Keepalive
+            | GlobalRequest::HostKeys { .. }
+            | GlobalRequest::NoMoreSessions
+            | GlobalRequest::Unknown { .. } => answer_global(core, reply, GlobalReply::Failure),
+        }
+    }
+
+    /// The client has answered a channel that we asked for.
+    fn on_confirmed(&mut self, core: &mut Core<Done>, channel: ChannelId) {
+        match self.unconfirmed.remove(&channel) {
+            Some(stream) => core.pumps.attach_stream(channel, stream),
+            None => core.connection.abort(channel),
+        }
+    }
+}
+
+impl Application for NodeConnection {
+    type Done = Done;
+
+    fn on_event(&mut self, core: &mut Core<Done>, event: Event) {
+        match event {
+            Event::AuthAttempt(attempt) => self.on_auth_attempt(core, attempt),
+            Event::Open { channel, open } => self.on_open(core, channel, open),
+            Event::Opened { channel } => self.on_confirmed(core, channel),
+            Event::OpenFailed { channel, .. } => {
+                self.unconfirmed.remove(&channel);
+            }
+            Event::Request { channel, request, reply } => self.on_request(core, channel, request, reply),
+            Event::GlobalRequest { request, reply } => self.on_global(core, request, reply),
+            Event::Closed { channel } => self.on_closed(core, channel),
+            // We ask the client nothing that has an answer.
+            Event::RequestAnswered { .. } | Event::GlobalAnswered { .. } => {}
+            // The driver's, or a client's.
+            Event::Data { .. }
+            | Event::Eof { .. }
+            | Event::Writable { .. }
+            | Event::Rekeyed
+            | Event::Disconnected { .. }
+            | Event::HostIdentity(_)
+            | Event::Banner(_)
+            | Event::Authenticated => {}
+        }
+    }
+
+    fn on_done(&mut self, core: &mut Core<Done>, done: Done) {
+        match done {
+            Done::DecisionsChanged(watched) => {
+                core.start(watched.changed());
+                self.recheck(core);
+            }
+            Done::ShutdownRequested => self.on_shutdown(core),
+            Done::AccountFound(found) => self.on_account(core, found),
+            Done::RefusalNoted(text) => self.on_refusal_noted(core, text),
+            Done::ProcessStarted(channel, start) => self.on_process_started(core, channel, start),
+            Done::ProcessEnded(channel, exit) => self.on_process_ended(core, channel, exit),
+            Done::AgentListening(listening) => self.on_agent_listening(core, listening),
+            Done::AgentWanted(listener, stream) => self.on_agent_wanted(core, listener, stream),
+            Done::Connected(channel, connected) => Self::on_connected(core, channel, connected),
+            Done::Listening(listening) => self.on_listening(core, listening),
+            Done::Incoming(incoming) => self.on_incoming(core, incoming),
+            Done::Noted => {}
+        }
+    }
+
+    fn on_pump(&mut self, core: &mut Core<Done>, channel: ChannelId, end: PumpEnd) {
+        if self.sessions.contains_key(&channel) {
+            self.on_session_pump(core, channel, end);
+        } else {
+            core.end_plain(channel, end);
+        }
+    }
+
+    fn wakes_at(&self) -> Option<Mono> {
+        match &self.stage {
+            Stage::Admitted(user) => user.limits.poll_timeout(),
+            Stage::Unauthenticated | Stage::Admitting(_) => None,
+        }
+    }
+
+    fn on_time(&mut self, core: &mut Core<Done>) {
+        if let Stage::Admitted(user) = &mut self.stage {
+            user.limits.handle_activity(core.last_activity);
+            user.limits.handle_timeout(limits::now(&*core.clock));
+        }
+        self.apply_limits(core);
+    }
+
+    fn on_end(&mut self, core: &mut Core<Done>) {
+        self.end_reason.get_or_insert_with(|| "the client disconnected".to_owned());
+        self.end_sessions(core);
+    }
+}
+
+/// Refuses a channel.
+pub(crate) fn reject_open(core: &mut Core<Done>, channel: ChannelId, failure: OpenFailure, text: &str) {
+    // Refused only when the connection is over, which the driver sees.
+    let _over = core.connection.reject_open(channel, failure, text);
+}
+
+/// Answers a global request if an answer is wanted.
+pub(crate) fn answer_global(core: &mut Core<Done>, reply: Option<GlobalReplyToken>, answer: GlobalReply) {
+    if let Some(reply) = reply {
+        core.connection.respond_global(reply, answer);
+    }
+}

@@ -1,0 +1,131 @@
+//! What the SSH Service notes in the audit log.
+
+use super::connection::{Done, NodeConnection, Stage};
+use super::{ConnectionFacts, NodeAdapter};
+use crate::audit::AuditError;
+use crate::driver::Core;
+use futures::future::try_join_all;
+use std::sync::Arc;
+use wayleave_audit::{Event, Outcome, SessionRef, Text};
+use wayleave_vocab::{Login, SessionId, UserName};
+
+/// What a session is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SessionWork {
+    Shell,
+    /// The command as the client sent it; bytes that are no text are replaced.
+    Exec(String),
+    Sftp,
+}
+
+impl NodeAdapter {
+    /// A session of a user on this node.
+    pub(crate) fn session_ref(&self, sid: SessionId, user: &UserName, login: &Login) -> SessionRef {
+        SessionRef {
+            sid,
+            user: Text::new(user.as_str()),
+            login: login.clone(),
+            server_id: self.config.host_id,
+            server_hostname: Text::new(self.config.node.as_str()),
+        }
+    }
+
+    /// Writes events, all of them or none is believed written.
+    pub(crate) async fn record(&self, events: Vec<Event>) -> Result<(), AuditError> {
+        try_join_all(events.into_iter().map(|event| self.config.audit.record(event))).await.map(|_| ())
+    }
+}
+
+impl ConnectionFacts {
+    /// Where the client connected from, as text.
+    pub(crate) fn client_text(&self) -> Option<Text> {
+        self.client.map(|address| Text::new(address.to_string()))
+    }
+}
+
+impl NodeConnection {
+    /// Writes an event that nothing waits for.
+    pub(crate) fn note(&self, core: &mut Core<Done>, event: Event) {
+        let node = self.node.clone();
+        core.start_lasting(async move {
+            note(node, event).await;
+            Done::Noted
+        });
+    }
+
+    /// A session of the user who is logged in.
+    pub(crate) fn session_ref(&self, sid: SessionId) -> Option<SessionRef> {
+        match &self.stage {
+            Stage::Admitted(user) => Some(self.node.session_ref(sid, &user.principal.name, &user.login)),
+            Stage::Unauthenticated | Stage::Admitting(_) => None,
+        }
+    }
+
+    /// What is written before a session begins.
+    pub(crate) fn start_events(&self, sid: SessionId, work: &SessionWork, interactive: bool) -> Vec<Event> {
+        let Some(session) = self.session_ref(sid) else { return Vec::new() };
+        let revision = self.view().map(|view| view.revision().to_string()).unwrap_or_default();
+        let start = Event::SessionStart {
+            session: session.clone(),
+            interactive,
+            client_addr: self.facts.client_text(),
+            policy_revision: Text::new(revision),
+        };
+        let what = work_event(session, work, Outcome::Success);
+        [Some(start), what].into_iter().flatten().collect()
+    }
+
+    /// Notes that what a session should be was refused.
+    pub(crate) fn note_work_refused(
+        &self,
+        core: &mut Core<Done>,
+        sid: SessionId,
+        work: &SessionWork,
+        reason: &str,
+    ) {
+        let outcome = Outcome::Failure { error: Text::new(reason) };
+        let event = self.session_ref(sid).and_then(|session| work_event(session, work, outcome));
+        match event {
+            Some(event) => self.note(core, event),
+            None => self.note_session_refused(core, reason),
+        }
+    }
+
+    /// Notes that a session was refused.
+    pub(crate) fn note_session_refused(&self, core: &mut Core<Done>, reason: &str) {
+        if let Stage::Admitted(user) = &self.stage {
+            let event = Event::SessionRejected {
+                user: Text::new(user.principal.name.as_str()),
+                login: Text::new(user.login.as_str()),
+                server_id: self.node.config.host_id,
+                server_hostname: Text::new(self.node.config.node.as_str()),
+                reason: Text::new(reason),
+                client_addr: self.facts.client_text(),
+            };
+            self.note(core, event);
+        }
+    }
+}
+
+/// Writes an event that nothing waits for.
+pub(crate) async fn note(node: Arc<NodeAdapter>, event: Event) {
+    if let Err(error) = node.config.audit.record(event).await {
+        tracing::error!(%error, "an event was not written to the audit log");
+    }
+}
+
+/// A failure in the audit log.
+pub(crate) fn failure(reason: &str) -> Outcome {
+    Outcome::Failure { error: Text::new(reason) }
+}
+
+/// A shell has no event beside the session's.
+fn work_event(session: SessionRef, work: &SessionWork, outcome: Outcome) -> Option<Event> {
+    match work {
+        SessionWork::Shell => None,
+        SessionWork::Exec(command) => {
+            Some(Event::Exec { session, command: Text::new(command.as_str()), exit_code: None, outcome })
+        }
+        SessionWork::Sftp => Some(Event::Subsystem { session, name: Text::new("sftp"), outcome }),
+    }
+}

@@ -1,0 +1,2 @@
+//! Coming.
+pub(crate) const CASES: &[crate::Case] = &[];
