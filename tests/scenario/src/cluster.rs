@@ -440,11 +440,12 @@ impl Invitation {
     /// # Panics
     /// When it is no invitation.
     pub fn read(json: &Value) -> Self {
-        let url = text(&json["url"]);
-        let secret = url.rsplit('/').next().unwrap_or(&url);
-        let secret = secret.split(['#', '?', '.']).next_back().unwrap_or(secret);
-        assert!(secret.len() >= 16, "an invitation without a secret: {json}");
+        let token = text(&json["token"]);
+        let secret = token.rsplit('.').next().unwrap();
+        assert!(secret.len() >= 16, "an invitation without a secret");
         note_canary(secret);
+        let url = text(&json["url"]);
+        assert!(url.contains(&token), "an address without the invitation: {url}");
         Self { url }
     }
 }

@@ -1,6 +1,6 @@
 //! What `/proc` says about processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Every living process below `pid`, in no order.
 pub fn descendants(pid: i32) -> Vec<i32> {
@@ -29,6 +29,26 @@ pub fn is_alive(pid: i32) -> bool {
 pub fn command_line(pid: i32) -> String {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&bytes).replace('\0', " ").trim().to_owned()
+}
+
+/// TCP ports on which a process listens, in no order.
+pub fn listening_ports(pid: i32) -> Vec<u16> {
+    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    let links = entries.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let sockets: BTreeSet<String> = links
+        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let tables = ["tcp", "tcp6"].map(|table| format!("/proc/{pid}/net/{table}"));
+    let text: String = tables.iter().filter_map(|table| std::fs::read_to_string(table).ok()).collect();
+    text.lines().filter_map(|line| listening_port(line, &sockets)).collect()
+}
+
+/// The port of a line of `/proc/net/tcp`, if the socket listens and is one of these.
+fn listening_port(line: &str, sockets: &BTreeSet<String>) -> Option<u16> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+    let is_ours = *state == "0A" && sockets.contains(*inode);
+    is_ours.then(|| u16::from_str_radix(local.rsplit(':').next()?, 16).ok())?
 }
 
 fn parents() -> BTreeMap<i32, i32> {

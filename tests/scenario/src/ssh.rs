@@ -34,6 +34,11 @@ impl Ssh {
         format!("{login}@{}", self.host(node))
     }
 
+    /// A program of OpenSSH without any configuration.
+    pub fn plain(&self, name: &str) -> Program {
+        self.base.renamed(name)
+    }
+
     /// A program of OpenSSH with the configuration, never asking anything.
     pub fn program(&self, name: &str) -> Program {
         self.base.renamed(name).arg("-F").arg(&self.config).args(["-o", "BatchMode=yes"])
