@@ -43,7 +43,10 @@ pub(crate) enum Strategy {
     Asked {
         until: Mono,
     },
-    Known(TunnelStrategy),
+    Known {
+        strategy: TunnelStrategy,
+        revision: u64,
+    },
 }
 
 /// The search for more proxies behind shared addresses.
@@ -105,11 +108,17 @@ impl Pool {
         pool
     }
 
-    /// The cluster's strategy, as first answered or as changed later.
-    pub fn handle_strategy(&mut self, strategy: TunnelStrategy, now: Mono) {
-        if !matches!(self.strategy, Strategy::Known(known) if known == strategy) {
-            self.strategy = Strategy::Known(strategy);
-            self.search_anew();
+    /// The cluster's strategy, as first answered or as any proxy tells it later. `revision` orders what proxies
+    /// tell, some of which lag behind: an older one is ignored while a tunnel keeps the agent informed.
+    pub fn handle_strategy(&mut self, strategy: TunnelStrategy, revision: u64, now: Mono) {
+        let next = Strategy::Known { strategy, revision };
+        match self.strategy {
+            Strategy::Known { revision: known, .. } if revision < known && self.is_informed() => return,
+            Strategy::Known { strategy: known, .. } if known == strategy => self.strategy = next,
+            Strategy::Known { .. } | Strategy::Unknown { .. } | Strategy::Asked { .. } => {
+                self.strategy = next;
+                self.search_anew();
+            }
         }
         self.reconcile(now);
     }
@@ -128,7 +137,7 @@ impl Pool {
     /// # Errors
     /// [`ProxyListError::TooLong`]; nothing is changed.
     pub fn handle_proxies(&mut self, list: ProxyList, now: Mono) -> Result<(), ProxyListError> {
-        let is_kept = self.tunnels.values().any(|tunnel| matches!(tunnel, Tunnel::Up { .. }));
+        let is_kept = self.is_informed();
         let before: Vec<HostId> = self.proxies.live().map(|proxy| proxy.id).collect();
         if !self.proxies.replace(list, is_kept)? {
             return Ok(());
@@ -271,6 +280,11 @@ impl Pool {
 }
 
 impl Pool {
+    /// Some tunnel is up, over which news comes.
+    fn is_informed(&self) -> bool {
+        self.tunnels.values().any(|tunnel| matches!(tunnel, Tunnel::Up { .. }))
+    }
+
     fn is_up(&self, wanted: Connected) -> bool {
         self.tunnels.values().any(|tunnel| match tunnel {
             Tunnel::Up { connected, .. } => *connected == wanted,

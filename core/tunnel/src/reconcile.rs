@@ -24,7 +24,7 @@ impl Pool {
         match self.strategy {
             Strategy::Unknown { ask_at } => self.ask_strategy(ask_at, now),
             Strategy::Asked { until } => self.wake(until),
-            Strategy::Known(strategy) => {
+            Strategy::Known { strategy, .. } => {
                 let census = self.census(strategy);
                 if census.counted.len() >= census.target {
                     self.give_up(&census);

@@ -77,7 +77,7 @@ impl Rig {
 
     fn new(strategy: TunnelStrategy) -> Self {
         let mut rig = Self::unasked();
-        rig.pool.handle_strategy(strategy, rig.now);
+        rig.strategy(strategy);
         rig.take();
         rig
     }
@@ -92,6 +92,11 @@ impl Rig {
                 Effect::Publish { connected } => self.published.push(connected),
             }
         }
+    }
+
+    fn strategy(&mut self, strategy: TunnelStrategy) {
+        self.revision += 1;
+        self.pool.handle_strategy(strategy, self.revision, self.now);
     }
 
     fn list(&mut self, proxies: Vec<ProxyInfo>) {
@@ -151,7 +156,7 @@ fn the_strategy_is_asked_before_the_first_dial() {
     rig.pool.handle_strategy_failed(rig.now);
     rig.wake();
     assert_eq!((rig.fetches, rig.dials.len()), (3, 0));
-    rig.pool.handle_strategy(MESH, rig.now);
+    rig.strategy(MESH);
     rig.take();
     assert_eq!(rig.only_dial().wanted, None);
 }
@@ -314,17 +319,29 @@ fn a_change_of_strategy_is_followed_both_ways() {
     rig.up(&first, 1, 1);
     rig.list((1..=5).map(direct).collect());
     assert_eq!(rig.connected(), [1]);
-    rig.pool.handle_strategy(MESH, rig.now);
+    rig.strategy(MESH);
     rig.take();
     rig.answer_direct();
     assert_eq!(rig.connected().len(), 5);
-    rig.pool.handle_strategy(peering(2), rig.now);
+    rig.strategy(peering(2));
     rig.take();
     assert_eq!(rig.closes.len(), 3);
     assert!(rig.closes.iter().all(|(_, reason)| *reason == CloseReason::Excess && reason.drains()));
     assert_eq!(rig.connected().len(), 2);
     let zones: Vec<u8> = rig.connected().iter().map(|n| n % 2).collect();
     assert!(zones.contains(&0) && zones.contains(&1), "the tunnels kept are in different zones");
+}
+
+#[test]
+fn a_strategy_told_by_a_proxy_that_lags_is_ignored() {
+    let mut rig = Rig::new(peering(2));
+    let first = rig.only_dial();
+    rig.up(&first, 1, 1);
+    rig.list((1..=3).map(direct).collect());
+    rig.answer_direct();
+    rig.pool.handle_strategy(peering(1), 0, rig.now);
+    rig.take();
+    assert_eq!((rig.connected().len(), rig.closes.len()), (2, 0));
 }
 
 #[test]
@@ -366,7 +383,7 @@ proptest! {
     fn counts_converge_after_any_history(seed: u64, history in proptest::collection::vec((0..9_u8, 1..6_u8), 0..80)) {
         let mut rig = Rig::new(peering(2));
         rig.pool = Pool::new(Config::default(), vec![shared_address()], seed, rig.now);
-        rig.pool.handle_strategy(peering(2), rig.now);
+        rig.strategy(peering(2));
         rig.dials.clear();
         let mut lives: BTreeMap<u8, u64> = (1..=5).map(|n| (n, 1)).collect();
         let mut ups: Vec<TunnelId> = Vec::new();
@@ -374,8 +391,8 @@ proptest! {
         for (what, n) in history {
             rig.take();
             match what {
-                0 => rig.pool.handle_strategy(MESH, rig.now),
-                1 => rig.pool.handle_strategy(peering(n.into()), rig.now),
+                0 => rig.strategy(MESH),
+                1 => rig.strategy(peering(n.into())),
                 2 => rig.list((1..=5).filter(|m| *m != n).map(|m| info(&lives, m, false)).collect()),
                 3 => rig.list((1..=5).map(|m| info(&lives, m, m == n)).collect()),
                 4 => *lives.get_mut(&n).unwrap() += 1,
@@ -396,7 +413,7 @@ proptest! {
                 }
             }
         }
-        rig.pool.handle_strategy(peering(3), rig.now);
+        rig.strategy(peering(3));
         rig.list((1..=5).map(|n| info(&lives, n, false)).collect());
         for round in 0.. {
             prop_assert!(round < 2000, "it never rests");

@@ -139,7 +139,7 @@ impl Mux {
     ///
     /// # Errors
     /// [`SendError::Blocked`] when they are more than [`Mux::send_capacity`]; an [`Event::Writable`] follows
-    /// once half the queue is free. [`SendError::Closed`] on a stream that is finished, reset or unknown.
+    /// once half the queue is free (as it does after the queue was filled exactly). [`SendError::Closed`] on a stream that is finished, reset or unknown.
     pub fn send(&mut self, id: StreamId, bytes: Bytes, now: Mono) -> Result<(), SendError> {
         let bound = self.config.send_queue_bytes;
         let Some(stream) = self.streams.get_mut(&id.0) else { return Err(SendError::Closed(bytes)) };
@@ -152,6 +152,7 @@ impl Mux {
         }
         if !bytes.is_empty() {
             stream.send.queued_bytes += bytes.len();
+            stream.send.wants_room |= stream.send.queued_bytes == bound;
             stream.send.queue.push_back(bytes);
             self.enqueue(id.0, now);
         }
