@@ -108,9 +108,19 @@ impl Pool {
         pool
     }
 
+    /// The cluster's strategy from a source that is never behind. Proxies may be: use
+    /// [`Pool::handle_strategy_at`] for what they tell.
+    pub fn handle_strategy(&mut self, strategy: TunnelStrategy, now: Mono) {
+        let revision = match self.strategy {
+            Strategy::Known { revision, .. } => revision,
+            Strategy::Unknown { .. } | Strategy::Asked { .. } => 0,
+        };
+        self.handle_strategy_at(strategy, revision, now);
+    }
+
     /// The cluster's strategy, as first answered or as any proxy tells it later. `revision` orders what proxies
-    /// tell, some of which lag behind: an older one is ignored while a tunnel keeps the agent informed.
-    pub fn handle_strategy(&mut self, strategy: TunnelStrategy, revision: u64, now: Mono) {
+    /// tell: an older one is ignored while a tunnel keeps the agent informed.
+    pub fn handle_strategy_at(&mut self, strategy: TunnelStrategy, revision: u64, now: Mono) {
         let next = Strategy::Known { strategy, revision };
         match self.strategy {
             Strategy::Known { revision: known, .. } if revision < known && self.is_informed() => return,

@@ -96,7 +96,7 @@ impl Rig {
 
     fn strategy(&mut self, strategy: TunnelStrategy) {
         self.revision += 1;
-        self.pool.handle_strategy(strategy, self.revision, self.now);
+        self.pool.handle_strategy_at(strategy, self.revision, self.now);
     }
 
     fn list(&mut self, proxies: Vec<ProxyInfo>) {
@@ -339,7 +339,7 @@ fn a_strategy_told_by_a_proxy_that_lags_is_ignored() {
     rig.up(&first, 1, 1);
     rig.list((1..=3).map(direct).collect());
     rig.answer_direct();
-    rig.pool.handle_strategy(peering(1), 0, rig.now);
+    rig.pool.handle_strategy_at(peering(1), 0, rig.now);
     rig.take();
     assert_eq!((rig.connected().len(), rig.closes.len()), (2, 0));
 }
