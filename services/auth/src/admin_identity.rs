@@ -72,6 +72,11 @@ pub enum AdminIdentityError {
     },
 }
 
+/// True for names that only local administrators have, so that the audit log cannot be misread.
+pub(crate) fn is_reserved(name: &UserName) -> bool {
+    name.as_str() == "local-admin" || name.as_str().starts_with("local-admin@")
+}
+
 /// The local administrator's name on a host.
 pub fn local_admin_name(hostname: &NodeName) -> UserName {
     let name = format!("local-admin@{hostname}");

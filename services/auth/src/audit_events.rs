@@ -5,9 +5,7 @@ use crate::join::HostRecord;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use wayleave_api::auth::JoinRequest;
-use wayleave_audit::{
-    Actor, CertKind, Change, ChangedKind, Event, Outcome, Subject, Text, bounded_list,
-};
+use wayleave_audit::{Actor, CertKind, Change, ChangedKind, Event, Outcome, Subject, Text, bounded_list};
 use wayleave_identity::UserPrincipal;
 use wayleave_resource::{Kind, Resource};
 use wayleave_vocab::{RoleName, UserName, Wall};
@@ -72,7 +70,9 @@ pub(crate) fn join_refused(request: &JoinRequest, reason: &str, client: SocketAd
         node_name: Text::new(request.hostname.chars().take(253).collect::<String>()),
         token_name: Text::new(public_name(&request.token_name)),
         method: Text::new("token"),
-        roles: bounded_list(request.system_roles.iter().take(16).map(|r| r.chars().take(32).collect::<String>())),
+        roles: bounded_list(
+            request.system_roles.iter().take(16).map(|r| r.chars().take(32).collect::<String>()),
+        ),
         client_addr: Some(address(client)),
         outcome: outcome(Some(reason)),
     }
@@ -109,10 +109,10 @@ pub(crate) fn user_certificates(principal: &UserPrincipal) -> Event {
     }
 }
 
-/// Somebody logged in, or tried to. A password typed as the user name is not kept whole.
-pub(crate) fn login(user: &str, client: SocketAddr, refused: Option<&str>) -> Event {
+/// Somebody logged in, or tried to. A name that nobody has is not kept: people type passwords there.
+pub(crate) fn login(user: Option<&UserName>, client: SocketAddr, refused: Option<&str>) -> Event {
     Event::UserLogin {
-        user: Text::new(user.chars().take(64).collect::<String>()),
+        user: user.map_or_else(|| Text::new("(no such user)"), |user| Text::new(user.to_string())),
         method: Text::new("local"),
         client_addr: Some(address(client)),
         outcome: outcome(refused),
@@ -173,6 +173,11 @@ pub(crate) fn credentials(user: &UserName, action: CredentialAction, by: &Author
 pub(crate) fn denied(who: &str, local_admin: bool, action: &str, reason: &str, client: SocketAddr) -> Event {
     let actor = Actor { user: Text::new(who), local_admin, client_addr: Some(address(client)) };
     Event::AccessDenied { actor, action: Text::new(action), reason: Text::new(reason) }
+}
+
+/// The Auth Service began or ended.
+pub(crate) fn service(state: &str) -> Event {
+    Event::ServiceState { service: Text::new("auth"), state: Text::new(state), details: Text::default() }
 }
 
 impl AuthCore {

@@ -159,7 +159,9 @@ impl AuditLog {
             match self.append(vec![condition], vec![put(key.clone(), &newest)], fresh).await {
                 Ok(_) => return Ok(newest),
                 Err(
-                    StoreError::Conflict { .. } | StoreError::AlreadyExists { .. } | StoreError::NotFound { .. },
+                    StoreError::Conflict { .. }
+                    | StoreError::AlreadyExists { .. }
+                    | StoreError::NotFound { .. },
                 ) => {}
                 Err(error) => return Err(RequestError::store("write the audit log")(error)),
             }
@@ -179,7 +181,8 @@ impl AuditLog {
         let mut found = Vec::new();
         while end > stop && found.len() < query.limit {
             let start = end.saturating_sub(SEARCH_STEP).max(stop);
-            let entries = read_entries(records, start, end).await.map_err(RequestError::store("read the audit log"))?;
+            let entries =
+                read_entries(records, start, end).await.map_err(RequestError::store("read the audit log"))?;
             let envelopes = entries.iter().rev().filter_map(envelope_of);
             found.extend(envelopes.filter(|envelope| query.matches(envelope)));
             end = start;
@@ -333,9 +336,9 @@ fn envelope_of(item: &Item) -> Option<Envelope> {
 
 fn is_about(error: &StoreError, wanted: &Key) -> bool {
     match error {
-        StoreError::Conflict { key, .. } | StoreError::AlreadyExists { key, .. } | StoreError::NotFound { key } => {
-            key == wanted
-        }
+        StoreError::Conflict { key, .. }
+        | StoreError::AlreadyExists { key, .. }
+        | StoreError::NotFound { key } => key == wanted,
         _ => false,
     }
 }

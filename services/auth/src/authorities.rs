@@ -69,7 +69,9 @@ pub enum AuthoritiesError {
         source: AuthorityError,
     },
     /// The stored keys are damaged or missing.
-    #[error("the stored keys of the {0} certificate authority are damaged: restore the backend from a backup")]
+    #[error(
+        "the stored keys of the {0} certificate authority are damaged: restore the backend from a backup"
+    )]
     Stored(CaType),
 }
 
@@ -119,7 +121,10 @@ pub(crate) struct SshPermits {
 
 impl Authorities {
     /// New authorities, and the operations that store them: private keys in their own family, public parts as resources.
-    pub(crate) fn generate(cluster: &ClusterName, now: Wall) -> Result<(Self, Vec<Operation>), AuthoritiesError> {
+    pub(crate) fn generate(
+        cluster: &ClusterName,
+        now: Wall,
+    ) -> Result<(Self, Vec<Operation>), AuthoritiesError> {
         let make = |ca_type: CaType| {
             let x509 = X509Authority::generate(&format!("{ca_type} CA of {cluster}"), random_bytes(), now)
                 .map_err(|source| AuthoritiesError::X509 { ca_type, source })?;
@@ -329,9 +334,16 @@ impl CertificateAuthority {
         (record, public)
     }
 
-    fn issue(&self, x509: &X509Request<'_>, ssh: SshRequest<'_>, keys: &SubjectKeys) -> Result<Issued, RequestError> {
+    fn issue(
+        &self,
+        x509: &X509Request<'_>,
+        ssh: SshRequest<'_>,
+        keys: &SubjectKeys,
+    ) -> Result<Issued, RequestError> {
         let leaf = self.x509.issue(x509).map_err(|error| match error {
-            AuthorityError::PublicKey(_) | AuthorityError::Name { .. } => RequestError::Invalid(error.to_string()),
+            AuthorityError::PublicKey(_) | AuthorityError::Name { .. } => {
+                RequestError::Invalid(error.to_string())
+            }
             AuthorityError::Stored(_) | AuthorityError::Sign(_) => RequestError::Broken(error.to_string()),
         })?;
         let template = CertificateTemplate {

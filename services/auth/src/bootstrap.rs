@@ -12,9 +12,7 @@ use crate::resource_store::put_operation;
 use serde::{Deserialize, Serialize};
 use wayleave_keystore::{IdentityDir, IdentityDirError};
 use wayleave_policy::presets;
-use wayleave_resource::{
-    ClusterAuthPreference, ClusterNetworkingConfig, Kind, NetworkingSpec, Resource,
-};
+use wayleave_resource::{ClusterAuthPreference, ClusterNetworkingConfig, Kind, NetworkingSpec, Resource};
 use wayleave_runtime::random_bytes;
 use wayleave_store::{Condition, StoreError};
 use wayleave_vocab::{ClusterName, HostId, Wall};
@@ -194,7 +192,9 @@ async fn apply(
         };
         match records.commit(vec![condition], vec![put_operation(&changed)]).await {
             Ok(_) => return Ok(()),
-            Err(StoreError::Conflict { .. } | StoreError::AlreadyExists { .. } | StoreError::NotFound { .. }) => {}
+            Err(
+                StoreError::Conflict { .. } | StoreError::AlreadyExists { .. } | StoreError::NotFound { .. },
+            ) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -46,7 +46,11 @@ pub(crate) struct ClusterWatch {
 struct Gone;
 
 impl ClusterWatch {
-    pub(crate) fn new(core: Arc<AuthCore>, caller: HostPrincipal, held: PolicyRevision) -> (Self, ClusterEvents) {
+    pub(crate) fn new(
+        core: Arc<AuthCore>,
+        caller: HostPrincipal,
+        held: PolicyRevision,
+    ) -> (Self, ClusterEvents) {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
         let is_proxy = caller.system_roles.contains(&SystemRole::Proxy);
         (Self { core, caller, is_proxy, held, sender }, receiver)

@@ -185,7 +185,9 @@ impl AuthCore {
             return Err(RequestError::Unauthenticated("the certificate is of another cluster".to_owned()));
         }
         if not_after <= now {
-            return Err(RequestError::Unauthenticated("the certificate has expired: log in again".to_owned()));
+            return Err(RequestError::Unauthenticated(
+                "the certificate has expired: log in again".to_owned(),
+            ));
         }
         let identity = match identity {
             Identity::User(user) if !user.local_admin => Identity::User(self.narrowed(user)?),

@@ -1,13 +1,18 @@
-//! What has to be done from time to time: leases run out, expired things go, nodes that nobody reaches are forgotten.
+//! What has to be done from time to time: leases run out, expired things go, nodes that nobody reaches are forgotten, the
+//! audit chain gets a signed checkpoint.
 //!
 //! Every round looks at what is there and is safe to run twice, on several instances, and after a crash.
 
 use crate::auth_core::AuthCore;
+use crate::join::HostRecord;
 use crate::keys;
-use crate::records::decode;
+use crate::records::{decode, put};
+use crate::request_error::RequestError;
 use crate::users::InviteRecord;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
+use wayleave_audit::{Chain, Checkpoint, SignedCheckpoint};
 use wayleave_resource::{Kind, Resource};
 use wayleave_runtime::Shutdown;
 use wayleave_store::{Condition, Operation, StoreError};
@@ -17,8 +22,23 @@ use wayleave_vocab::Wall;
 const LEASE_INTERVAL: Duration = Duration::from_secs(1);
 /// Rounds of leases between two rounds of everything else.
 const LEASE_ROUNDS: u32 = 30;
+/// Rounds of leases between two checkpoints of the audit chain, and between two looks at processes that are gone.
+const CHECKPOINT_ROUNDS: u32 = 300;
+const HOST_ROUNDS: u32 = 3600;
+/// A process whose certificates ran out so long ago must join again.
+const HOST_FORGOTTEN_AFTER: Duration = Duration::from_secs(90 * 24 * 3600);
 /// A proxy that has not published routes for so long is forgotten; it registers again when it starts.
 const PROXY_FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
+
+/// A checkpoint of the audit chain, as stored.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckpointRecord {
+    #[serde(with = "crate::base64_bytes")]
+    bytes: Vec<u8>,
+    #[serde(with = "crate::base64_bytes")]
+    signature: Vec<u8>,
+}
 
 /// Runs the rounds until shutdown.
 pub(crate) async fn run(core: Arc<AuthCore>, shutdown: Shutdown) {
@@ -38,6 +58,16 @@ pub(crate) async fn run(core: Arc<AuthCore>, shutdown: Shutdown) {
             && let Err(error) = core.tidy(started).await
         {
             tracing::warn!(%error, "expired things cannot be deleted now");
+        }
+        if rounds.is_multiple_of(CHECKPOINT_ROUNDS)
+            && let Err(error) = core.checkpoint().await
+        {
+            tracing::warn!(%error, "the audit log has no new checkpoint");
+        }
+        if rounds.is_multiple_of(HOST_ROUNDS)
+            && let Err(error) = core.tidy_hosts().await
+        {
+            tracing::warn!(%error, "processes that are gone cannot be forgotten now");
         }
     }
 }
@@ -81,7 +111,45 @@ impl AuthCore {
             let expired = decode::<InviteRecord>(&item).is_ok_and(|invite| invite.value.expires <= now);
             if expired {
                 let condition = Condition::RevisionIs(item.key.clone(), item.revision);
-                ignore_race(self.records.commit(vec![condition], vec![Operation::Delete { key: item.key }]).await)?;
+                ignore_race(
+                    self.records.commit(vec![condition], vec![Operation::Delete { key: item.key }]).await,
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Signs how long the audit chain is, if it has grown since the last time.
+    pub(crate) async fn checkpoint(&self) -> Result<(), RequestError> {
+        let Some(head) = self.records.read::<Chain>(&keys::audit_head()).await? else { return Ok(()) };
+        let chain = head.value;
+        let before = self.records.read::<u64>(&keys::audit_checkpointed()).await?;
+        if before.is_some_and(|before| before.value >= chain.length) {
+            return Ok(());
+        }
+        let cluster = self.authorities.cluster().clone();
+        let bytes = Checkpoint { cluster, chain, time: self.clock.wall() }.encode();
+        let signature = self.authorities.policy().sign(&SignedCheckpoint::message(&bytes));
+        let checkpoint = CheckpointRecord { bytes, signature };
+        let operations = vec![
+            put(keys::audit_checkpoint(chain.length), &checkpoint),
+            put(keys::audit_checkpointed(), &chain.length),
+        ];
+        let written = self.records.commit(Vec::new(), operations).await;
+        written.map(|_| ()).map_err(RequestError::store("write a checkpoint"))
+    }
+
+    /// Forgets processes whose certificates ran out long ago.
+    pub(crate) async fn tidy_hosts(&self) -> Result<(), StoreError> {
+        let now = self.clock.wall();
+        let (items, _) = self.records.items(&keys::hosts()).await?;
+        for item in items {
+            let Ok(record) = decode::<HostRecord>(&item) else { continue };
+            let ended = record.value.renewed_at.after(self.config.lifetimes.host);
+            if now.since(ended) > HOST_FORGOTTEN_AFTER {
+                let condition = Condition::RevisionIs(item.key.clone(), item.revision);
+                let delete = Operation::Delete { key: item.key };
+                ignore_race(self.records.commit(vec![condition], vec![delete]).await)?;
             }
         }
         Ok(())

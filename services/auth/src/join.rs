@@ -23,8 +23,7 @@ use wayleave_vocab::{HostId, NodeName, Secret, SystemRole, TokenName, Wall};
 /// Most names that a process may have besides its own.
 const EXTRA_NAMES_MAX: usize = 64;
 /// What is told to whoever presents a token that does not count, whatever the reason.
-const TOKEN_REFUSED: &str =
-    "the token is not valid or has expired: ask for a new one with `way tokens add`";
+const TOKEN_REFUSED: &str = "the token is not valid or has expired: ask for a new one with `way tokens add`";
 /// Role of the certificate that names all roles.
 pub(crate) const INSTANCE: &str = "Instance";
 
@@ -110,10 +109,13 @@ impl AuthCore {
             token: grant.name,
         };
         self.check_names_free(&record)?;
-        let response = self.issue_host(&record, &record.system_roles, &request.system_roles, &wish.keys, now)?;
+        let response =
+            self.issue_host(&record, &record.system_roles, &request.system_roles, &wish.keys, now)?;
         let event = audit_events::joined(&record, client);
         let write = put(keys::host(record.host_id), &record);
-        self.commit_audited(Vec::new(), vec![write], vec![event]).await.map_err(RequestError::store("join"))?;
+        self.commit_audited(Vec::new(), vec![write], vec![event])
+            .await
+            .map_err(RequestError::store("join"))?;
         tracing::info!(host_id = %record.host_id, roles = ?record.system_roles, "a process joined");
         Ok(response)
     }
@@ -145,7 +147,9 @@ impl AuthCore {
         let response = self.issue_host(&record, &wanted, &order, &keys, now)?;
         let event = audit_events::host_certificates(&record, now.after(self.config.lifetimes.host));
         let write = put(keys::host(record.host_id), &record);
-        self.commit_audited(Vec::new(), vec![write], vec![event]).await.map_err(RequestError::store("renew"))?;
+        self.commit_audited(Vec::new(), vec![write], vec![event])
+            .await
+            .map_err(RequestError::store("renew"))?;
         Ok(response)
     }
 
@@ -174,10 +178,13 @@ impl AuthCore {
         record.renewed_at = now;
         record.token = grant.name;
         self.check_names_free(&record)?;
-        let response = self.issue_host(&record, &record.system_roles, &request.system_roles, &wish.keys, now)?;
+        let response =
+            self.issue_host(&record, &record.system_roles, &request.system_roles, &wish.keys, now)?;
         let event = audit_events::joined(&record, client);
         let write = put(keys::host(record.host_id), &record);
-        self.commit_audited(Vec::new(), vec![write], vec![event]).await.map_err(RequestError::store("join"))?;
+        self.commit_audited(Vec::new(), vec![write], vec![event])
+            .await
+            .map_err(RequestError::store("join"))?;
         Ok(response)
     }
 
@@ -217,14 +224,16 @@ impl AuthCore {
         let hash = hash.map_or_else(|| self.no_secret.clone(), |stored| stored.value);
         let matches = hash.matches(secret);
         let resource = match keys::resource(Kind::Token, name.as_str()) {
-            Some(key) => self.records.backend().get(&key).await.map_err(RequestError::store("read a token"))?,
+            Some(key) => {
+                self.records.backend().get(&key).await.map_err(RequestError::store("read a token"))?
+            }
             None => None,
         };
         let parsed = resource
             .and_then(|item| String::from_utf8(item.value.to_vec()).ok())
             .and_then(|text| Resource::parse_json(&text).ok());
         let Some(Resource::Token(token)) = parsed else {
-            return Ok(Err(format!("there is no token {name}")));
+            return Ok(Err(format!("there is no token {}", audit_events::public_name(name.as_str()))));
         };
         if !matches {
             return Ok(Err(format!("wrong secret for the token {name}")));
@@ -348,9 +357,11 @@ fn parse_one(role: &str) -> Result<BTreeSet<SystemRole>, wayleave_vocab::ParseSy
 
 /// Name and secret, however the client cut `name.secret`.
 fn split_token(name: &str, secret: &str) -> (String, Secret) {
-    if name.is_empty()
-        && let Some((name, secret)) = secret.rsplit_once('.')
-    {
+    let whole = match (name, secret) {
+        ("", whole) | (whole, "") => whole,
+        (name, secret) => return (name.to_owned(), Secret::new(secret.to_owned())),
+    };
+    if let Some((name, secret)) = whole.rsplit_once('.') {
         return (name.to_owned(), Secret::new(secret.to_owned()));
     }
     (name.to_owned(), Secret::new(secret.to_owned()))
@@ -359,8 +370,9 @@ fn split_token(name: &str, secret: &str) -> (String, Secret) {
 fn parse_roles(roles: &[String]) -> Result<BTreeSet<SystemRole>, RequestError> {
     let mut set = BTreeSet::new();
     for role in roles {
-        let role: SystemRole =
-            role.parse().map_err(|e: wayleave_vocab::ParseSystemRoleError| RequestError::Invalid(e.to_string()))?;
+        let role: SystemRole = role
+            .parse()
+            .map_err(|e: wayleave_vocab::ParseSystemRoleError| RequestError::Invalid(e.to_string()))?;
         if matches!(role, SystemRole::Auth | SystemRole::Bot) {
             return Err(RequestError::Invalid(format!("the system role {role} is not given by joining")));
         }

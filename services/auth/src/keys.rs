@@ -101,6 +101,16 @@ pub(crate) fn audit_head() -> Key {
     family("/audit/head")
 }
 
+/// Signed statements about the chain, by its length then.
+pub(crate) fn audit_checkpoint(length: u64) -> Key {
+    below(&family("/audit/checkpoints"), &format!("{length:020}"))
+}
+
+/// The length at the newest of them.
+pub(crate) fn audit_checkpointed() -> Key {
+    family("/audit/checkpointed")
+}
+
 /// The last event of a process that was appended.
 pub(crate) fn audit_source(host: HostId) -> Key {
     below(&family("/audit/sources"), &host.to_string())

@@ -56,7 +56,10 @@ impl LocalApi {
     ///
     /// # Errors
     /// As `CreateToken`.
-    pub async fn create_token(&self, request: CreateTokenRequest) -> Result<CreateTokenResponse, RequestError> {
+    pub async fn create_token(
+        &self,
+        request: CreateTokenRequest,
+    ) -> Result<CreateTokenResponse, RequestError> {
         self.core.create_token(request, &self.author()).await
     }
 
@@ -74,6 +77,17 @@ impl LocalApi {
     /// As `SignUser`.
     pub async fn sign_user(&self, request: SignUserRequest) -> Result<UserCertificates, RequestError> {
         self.core.sign_user(request, &self.core.local_admin(self.end())).await
+    }
+
+    /// Does the housekeeping now: what has expired goes, nodes not seen since `started` are forgotten, the audit chain
+    /// gets a checkpoint.
+    ///
+    /// # Errors
+    /// When the backend fails.
+    pub async fn tidy(&self, started: Wall) -> Result<(), RequestError> {
+        self.core.tidy(started).await.map_err(RequestError::store("tidy up"))?;
+        self.core.tidy_hosts().await.map_err(RequestError::store("tidy up"))?;
+        self.core.checkpoint().await
     }
 
     /// Creates or replaces a resource.

@@ -29,10 +29,10 @@ impl AuthCore {
         client: SocketAddr,
     ) -> Result<UserCertificates, RequestError> {
         SubjectKeys::parse(request.keys.as_ref())?;
-        let who = request.user.clone();
+        let who = UserName::parse(request.user.as_str()).ok().filter(|name| self.user(name).is_ok());
         let result = self.try_login(request, client).await;
         if let Err(error @ (RequestError::Denied { .. } | RequestError::NotFound(_))) = &result {
-            self.note(audit_events::login(&who, client, Some(&error.full_reason()))).await;
+            self.note(audit_events::login(who.as_ref(), client, Some(&error.full_reason()))).await;
         }
         result
     }
@@ -81,7 +81,7 @@ impl AuthCore {
         // A second login with the same code finds the record changed.
         let (condition, write) = replace(&user.name, &stored.value, Some(stored.revision));
         let events = vec![
-            audit_events::login(user.name.as_str(), client, None),
+            audit_events::login(Some(&user.name), client, None),
             audit_events::user_certificates(&principal),
         ];
         let written = self.commit_audited(vec![condition], vec![write], events).await;

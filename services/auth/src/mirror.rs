@@ -68,10 +68,7 @@ pub(crate) struct Mirror {
 
 impl Mirror {
     /// Reads everything, and the watch that goes on from there.
-    pub(crate) async fn load(
-        records: &Records,
-        cluster: ClusterName,
-    ) -> Result<(Self, Watch), StoreError> {
+    pub(crate) async fn load(records: &Records, cluster: ClusterName) -> Result<(Self, Watch), StoreError> {
         let (resources, revision) = read_all(records).await?;
         let watch = records.backend().watch(&keys::resources(), Some(revision)).await?;
         let policy = compile(&cluster, &resources);
@@ -97,10 +94,7 @@ impl Mirror {
 
     /// All of some kinds as they are now, and the news of everything later.
     /// With them comes the revision at which the state is the one that is answered.
-    pub(crate) fn follow(
-        &self,
-        kinds: &[Kind],
-    ) -> (Vec<Arc<Mirrored>>, Revision, broadcast::Receiver<News>) {
+    pub(crate) fn follow(&self, kinds: &[Kind]) -> (Vec<Arc<Mirrored>>, Revision, broadcast::Receiver<News>) {
         let resources = self.lock();
         let news = self.news.subscribe();
         (kinds.iter().flat_map(|kind| of_kind(&resources, *kind)).collect(), self.revision(), news)

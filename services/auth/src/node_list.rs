@@ -89,7 +89,8 @@ impl AuthCore {
         }
         let login = Login::parse(request.login.as_str()).map_err(|e| invalid(&e))?;
         let user = self.user(&name)?;
-        let principal = view.policy.principal_of(Subject::from(&user), now).map_err(|denial| refused(&denial))?;
+        let principal =
+            view.policy.principal_of(Subject::from(&user), now).map_err(|denial| refused(&denial))?;
         let seen = self.find_node(&request.target)?;
         if !about_others && !caller.local_admin {
             let visible = view.visible(caller, [(seen.view(), ())], now);
@@ -98,8 +99,8 @@ impl AuthCore {
             }
         }
         let explanation = view.explain(&principal, &seen.view(), &login, now);
-        let trace_json = serde_json::to_string(&explanation)
-            .map_err(|error| RequestError::Broken(error.to_string()))?;
+        let trace_json =
+            serde_json::to_string(&explanation).map_err(|error| RequestError::Broken(error.to_string()))?;
         Ok(ExplainResponse { allowed: explanation.permitted, summary: explanation.summary, trace_json })
     }
 
@@ -110,8 +111,10 @@ impl AuthCore {
             return nodes.into_iter().find(|seen| seen.node.host_id == id).ok_or_else(|| no_node(target));
         }
         let name = NodeName::parse(target).map_err(|error| RequestError::Invalid(error.to_string()))?;
-        let named: Vec<Seen> =
-            nodes.into_iter().filter(|seen| seen.node.spec.hostname.as_str().eq_ignore_ascii_case(name.as_str())).collect();
+        let named: Vec<Seen> = nodes
+            .into_iter()
+            .filter(|seen| seen.node.spec.hostname.as_str().eq_ignore_ascii_case(name.as_str()))
+            .collect();
         let online = self.routes.online();
         let (live, rest): (Vec<Seen>, Vec<Seen>) =
             named.into_iter().partition(|seen| online.contains(&seen.node.host_id));

@@ -27,13 +27,15 @@ const HASH_BYTES: usize = 32;
 pub(crate) enum PasswordRuleError {
     /// Too few characters.
     #[error("the password has fewer than {PASSWORD_CHARS_MIN} characters")]
-    TooShort,
+    Short,
     /// Too many characters.
     #[error("the password has more than {PASSWORD_CHARS_MAX} characters")]
-    TooLong,
+    Long,
     /// It is the user's name, or one character again and again.
-    #[error("the password is too easy to guess: it contains little more than the user name or one repeated character")]
-    TooSimple,
+    #[error(
+        "the password is too easy to guess: it contains little more than the user name or one repeated character"
+    )]
+    Guessable,
 }
 
 /// Hashing did not happen.
@@ -65,16 +67,16 @@ pub(crate) fn check_rules(password: &Secret, user: &str) -> Result<(), PasswordR
     let text = password.expose_secret();
     let count = text.chars().count();
     if count < PASSWORD_CHARS_MIN {
-        return Err(PasswordRuleError::TooShort);
+        return Err(PasswordRuleError::Short);
     }
     if count > PASSWORD_CHARS_MAX {
-        return Err(PasswordRuleError::TooLong);
+        return Err(PasswordRuleError::Long);
     }
     let mut chars = text.chars();
     let first = chars.next();
     let repeated = chars.all(|c| Some(c) == first);
     if repeated || text.eq_ignore_ascii_case(user) {
-        return Err(PasswordRuleError::TooSimple);
+        return Err(PasswordRuleError::Guessable);
     }
     Ok(())
 }
@@ -157,8 +159,7 @@ impl PasswordHasher {
 
 fn argon2id(password: &Secret, with: &PasswordHash) -> Result<Vec<u8>, HashError> {
     let failed = |e: argon2::Error| HashError::Failed(e.to_string());
-    let params =
-        Params::new(with.memory_kib, with.passes, with.lanes, Some(HASH_BYTES)).map_err(failed)?;
+    let params = Params::new(with.memory_kib, with.passes, with.lanes, Some(HASH_BYTES)).map_err(failed)?;
     let mut out = vec![0; HASH_BYTES];
     // A password longer than the rule allows was never stored; cutting it keeps the cost flat.
     let text = password.expose_secret().as_bytes();
@@ -179,10 +180,10 @@ mod tests {
 
     #[test]
     fn passwords_have_a_length_and_are_not_trivial() {
-        check("short", Err(PasswordRuleError::TooShort));
+        check("short", Err(PasswordRuleError::Short));
         check("twelve chars", Ok(()));
-        check("aaaaaaaaaaaaaa", Err(PasswordRuleError::TooSimple));
-        check(&"ab".repeat(65), Err(PasswordRuleError::TooLong));
+        check("aaaaaaaaaaaaaa", Err(PasswordRuleError::Guessable));
+        check(&"ab".repeat(65), Err(PasswordRuleError::Long));
         check(&"ä1".repeat(60), Ok(()));
     }
 

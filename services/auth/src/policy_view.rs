@@ -5,8 +5,12 @@ use crate::request_error::RequestError;
 use std::sync::Arc;
 use std::time::Duration;
 use wayleave_identity::UserPrincipal;
-use wayleave_policy::{Context, Denial, DenialReason, Explanation, LockSet, Policy, ResourceView, Settings, Subject};
-use wayleave_resource::{AdminVerb, AuthPreferenceSpec, Lock, NetworkingSpec, Resource, Role, RuleTarget, User};
+use wayleave_policy::{
+    Context, Denial, DenialReason, Explanation, LockSet, Policy, ResourceView, Settings, Subject,
+};
+use wayleave_resource::{
+    AdminVerb, AuthPreferenceSpec, Lock, NetworkingSpec, Resource, Role, RuleTarget, User,
+};
 use wayleave_vocab::{ClusterName, Wall};
 
 /// Roles, locks and settings, compiled.

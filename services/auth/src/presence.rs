@@ -46,8 +46,8 @@ impl AuthCore {
             }
         };
         for json in &request.resources_json {
-            let resource = Resource::parse_json(json)
-                .map_err(|errors| RequestError::Invalid(errors.to_string()))?;
+            let resource =
+                Resource::parse_json(json).map_err(|errors| RequestError::Invalid(errors.to_string()))?;
             add(self.check_registration(caller, resource).await?)?;
         }
         if let Some(record) = request.proxy {
@@ -93,7 +93,12 @@ impl AuthCore {
 
     /// A node is called what its certificate says, and sets no labels of ours.
     async fn check_node(&self, node: Node) -> Result<Node, RequestError> {
-        let keys = node.metadata.labels.iter().map(|(key, _)| key).chain(node.spec.cmd_labels.keys().map(String::as_str));
+        let keys = node
+            .metadata
+            .labels
+            .iter()
+            .map(|(key, _)| key)
+            .chain(node.spec.cmd_labels.keys().map(String::as_str));
         if let Some(key) = keys.into_iter().find(|key| key.starts_with(PREFIX)) {
             return Err(RequestError::denied(format!("the label {key} is set by the cluster only")));
         }
@@ -163,16 +168,13 @@ impl AuthCore {
 }
 
 fn set_label(labels: &mut Labels, key: &str, value: &str) -> Result<(), RequestError> {
-    labels
-        .insert(key.to_owned(), value.to_owned())
-        .map_err(|error| RequestError::Invalid(error.to_string()))
+    labels.insert(key.to_owned(), value.to_owned()).map_err(|error| RequestError::Invalid(error.to_string()))
 }
 
 /// The resource that a proxy's own record becomes.
 fn proxy_of_record(host_id: HostId, record: ProxyRecord) -> Result<Resource, RequestError> {
-    let address = |text: &str| {
-        text.parse::<HostPort>().map_err(|error| RequestError::Invalid(error.to_string()))
-    };
+    let address =
+        |text: &str| text.parse::<HostPort>().map_err(|error| RequestError::Invalid(error.to_string()));
     let mut labels = Labels::default();
     if !record.zone.is_empty() {
         set_label(&mut labels, ZONE, &record.zone)?;

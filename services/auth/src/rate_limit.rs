@@ -56,7 +56,8 @@ impl RateLimiter {
         let mut key = network(address);
         if !buckets.contains_key(&key) && buckets.len() >= ADDRESSES_MAX {
             let limit = self.limit;
-            buckets.retain(|_, bucket| bucket.filled(limit, now).micro_calls < u64::from(limit.burst) * MICRO);
+            buckets
+                .retain(|_, bucket| bucket.filled(limit, now).micro_calls < u64::from(limit.burst) * MICRO);
             if buckets.len() >= ADDRESSES_MAX {
                 key = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
             }

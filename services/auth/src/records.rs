@@ -6,7 +6,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use wayleave_resource::Resource;
-use wayleave_store::{Backend, Committed, Condition, Item, Key, Operation, RANGE_ITEMS_MAX, Revision, StoreError};
+use wayleave_store::{
+    Backend, Committed, Condition, Item, Key, Operation, RANGE_ITEMS_MAX, Revision, StoreError,
+};
 
 /// The backend, spoken to in records.
 #[derive(Clone)]
@@ -31,7 +33,10 @@ impl Records {
     }
 
     /// Reads one record.
-    pub(crate) async fn read<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<Stored<T>>, RequestError> {
+    pub(crate) async fn read<T: DeserializeOwned>(
+        &self,
+        key: &Key,
+    ) -> Result<Option<Stored<T>>, RequestError> {
         let item = self.backend.get(key).await.map_err(RequestError::store("read"))?;
         item.map(|item| decode(&item)).transpose()
     }

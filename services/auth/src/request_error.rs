@@ -68,7 +68,9 @@ impl RequestError {
     /// For `map_err`: a backend error during something, where no particular outcome was expected.
     pub(crate) fn store(doing: &'static str) -> impl FnOnce(StoreError) -> Self {
         move |source| match source {
-            StoreError::NotFound { .. } => Self::NotFound(format!("cannot {doing}: it is not there any more")),
+            StoreError::NotFound { .. } => {
+                Self::NotFound(format!("cannot {doing}: it is not there any more"))
+            }
             StoreError::AlreadyExists { .. } => {
                 Self::AlreadyExists(format!("cannot {doing}: it exists already"))
             }

@@ -1,5 +1,6 @@
 //! Writing resources: what must hold besides the caller's right to write, and the audit event in the same batch.
 
+use crate::admin_identity::is_reserved;
 use crate::audit_events::{Author, deleted, written};
 use crate::auth_core::AuthCore;
 use crate::keys;
@@ -55,8 +56,11 @@ impl AuthCore {
                     self.mirror.seen(committed.revision).await;
                     return Ok(with_revision(planned.resource, committed.revision));
                 }
-                Err(StoreError::AlreadyExists { .. } | StoreError::Conflict { .. } | StoreError::NotFound { .. })
-                    if resource.metadata().revision.is_none() && mode == WriteMode::Upsert => {}
+                Err(
+                    StoreError::AlreadyExists { .. }
+                    | StoreError::Conflict { .. }
+                    | StoreError::NotFound { .. },
+                ) if resource.metadata().revision.is_none() && mode == WriteMode::Upsert => {}
                 Err(error) => return Err(describe(error, &resource)),
             }
         }
@@ -69,10 +73,16 @@ impl AuthCore {
             Resource::Token(_) => Err(RequestError::Invalid(
                 "a token needs a secret, which is no part of the resource: use `way tokens add`".to_owned(),
             )),
-            Resource::Node(_) | Resource::Proxy(_) | Resource::CertAuthority(_) => Err(RequestError::Invalid(
-                format!("a {} is written by the process that it describes, not by people", resource.kind()),
-            )),
+            Resource::Node(_) | Resource::Proxy(_) | Resource::CertAuthority(_) => {
+                Err(RequestError::Invalid(format!(
+                    "a {} is written by the process that it describes, not by people",
+                    resource.kind()
+                )))
+            }
             Resource::Role(role) => check_role(role),
+            Resource::User(user) if is_reserved(&user.name) => {
+                Err(RequestError::Invalid(format!("{} is the name of a local administrator", user.name)))
+            }
             Resource::User(_)
             | Resource::Lock(_)
             | Resource::ClusterNetworkingConfig(_)
@@ -154,9 +164,9 @@ impl AuthCore {
 
     fn check_deletable(&self, kind: Kind, name: &str) -> Result<(), RequestError> {
         match kind {
-            Kind::ClusterNetworkingConfig | Kind::ClusterAuthPreference => Err(RequestError::Invalid(format!(
-                "there is always one {kind}: change it with `way edit {kind}`"
-            ))),
+            Kind::ClusterNetworkingConfig | Kind::ClusterAuthPreference => Err(RequestError::Invalid(
+                format!("there is always one {kind}: change it with `way edit {kind}`"),
+            )),
             Kind::CertAuthority => {
                 Err(RequestError::Invalid("certificate authorities are not deleted".to_owned()))
             }
@@ -185,7 +195,9 @@ impl AuthCore {
     pub(crate) fn goes_with(&self, kind: Kind, name: &str) -> Vec<Operation> {
         let delete = |key| vec![Operation::Delete { key }];
         match kind {
-            Kind::User => UserName::parse(name).map(|name| delete(keys::user_secret(&name))).unwrap_or_default(),
+            Kind::User => {
+                UserName::parse(name).map(|name| delete(keys::user_secret(&name))).unwrap_or_default()
+            }
             Kind::Token => wayleave_vocab::TokenName::parse(name)
                 .map(|name| delete(keys::token_secret(&name)))
                 .unwrap_or_default(),
@@ -274,10 +286,9 @@ fn describe(error: StoreError, resource: &Resource) -> RequestError {
         StoreError::AlreadyExists { .. } => {
             RequestError::AlreadyExists(format!("{} exists already", title(resource)))
         }
-        StoreError::Conflict { .. } | StoreError::NotFound { .. } => RequestError::Conflict(format!(
-            "{} was changed meanwhile: read it again",
-            title(resource)
-        )),
+        StoreError::Conflict { .. } | StoreError::NotFound { .. } => {
+            RequestError::Conflict(format!("{} was changed meanwhile: read it again", title(resource)))
+        }
         other => RequestError::store("write the resource")(other),
     }
 }

@@ -36,7 +36,11 @@ pub(crate) struct ResourceWatch {
 struct Gone;
 
 impl ResourceWatch {
-    pub(crate) fn new(core: Arc<AuthCore>, caller: UserPrincipal, kinds: Vec<Kind>) -> (Self, ResourceEvents) {
+    pub(crate) fn new(
+        core: Arc<AuthCore>,
+        caller: UserPrincipal,
+        kinds: Vec<Kind>,
+    ) -> (Self, ResourceEvents) {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
         (Self { core, caller, kinds, sender }, receiver)
     }

@@ -15,9 +15,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tonic::Status;
 use wayleave_api::auth::{RouteAck, RouteUpdate};
+use wayleave_identity::HostPrincipal;
 use wayleave_runtime::Shutdown;
 use wayleave_store::{Condition, LeaseId, Operation, Revision, StoreError};
-use wayleave_identity::HostPrincipal;
 
 /// How long routes are believed without a sign of life.
 pub(crate) const ROUTE_LEASE_TTL: Duration = Duration::from_secs(20);
@@ -171,7 +171,9 @@ impl RoutePublisher {
                     self.written = None;
                 }
                 Err(
-                    StoreError::Conflict { .. } | StoreError::NotFound { .. } | StoreError::AlreadyExists { .. },
+                    StoreError::Conflict { .. }
+                    | StoreError::NotFound { .. }
+                    | StoreError::AlreadyExists { .. },
                 ) => self.written = None,
                 Err(error) => return Err(error.into()),
             }

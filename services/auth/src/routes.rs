@@ -92,7 +92,8 @@ impl ProxyTable {
 
     /// What changed since `before`.
     fn update_since(&self, before: Option<&Self>) -> RouteUpdate {
-        let Some(before) = before.filter(|b| b.incarnation == self.incarnation && !b.incomplete && !self.incomplete)
+        let Some(before) =
+            before.filter(|b| b.incarnation == self.incarnation && !b.incomplete && !self.incomplete)
         else {
             return self.snapshot();
         };
@@ -146,10 +147,7 @@ struct State {
 }
 
 impl Routes {
-    pub(crate) async fn load(
-        records: &Records,
-        clock: Arc<dyn Clock>,
-    ) -> Result<(Self, Watch), StoreError> {
+    pub(crate) async fn load(records: &Records, clock: Arc<dyn Clock>) -> Result<(Self, Watch), StoreError> {
         let (proxies, watch) = read_all(records).await?;
         let state = State { proxies, revision: watch.revision(), ..State::default() };
         Ok((Self { state: Mutex::new(state), news: broadcast::channel(CHANGES_BEHIND_MAX).0, clock }, watch))
@@ -161,10 +159,7 @@ impl Routes {
         let all = state
             .proxies
             .iter()
-            .map(|(proxy, table)| ProxyRoutes {
-                proxy_id: proxy.to_string(),
-                update: Some(table.snapshot()),
-            })
+            .map(|(proxy, table)| ProxyRoutes { proxy_id: proxy.to_string(), update: Some(table.snapshot()) })
             .collect();
         (all, state.revision, self.news.subscribe())
     }
@@ -308,7 +303,13 @@ mod tests {
     }
 
     fn everything(sequence: u64, ids: &[u8]) -> RouteUpdate {
-        RouteUpdate { incarnation: 1, sequence, snapshot: true, host_ids: bytes(ids), ..RouteUpdate::default() }
+        RouteUpdate {
+            incarnation: 1,
+            sequence,
+            snapshot: true,
+            host_ids: bytes(ids),
+            ..RouteUpdate::default()
+        }
     }
 
     fn change(base: u64, sequence: u64, added: &[u8], removed: &[u8]) -> RouteUpdate {

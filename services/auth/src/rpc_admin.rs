@@ -14,11 +14,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use wayleave_api::auth::admin_server::Admin;
 use wayleave_api::auth::{
-    CaStatus, CreateTokenRequest, CreateTokenResponse, CreateUserRequest, DeleteResourceResponse, ExplainRequest,
-    ExplainResponse, GetStatusRequest, GetStatusResponse, InviteResponse, ListNodesRequest, ListNodesResponse,
-    ListResourcesRequest, ListResourcesResponse, ResetUserRequest, ResourceEvent, ResourceJson, ResourceRef,
-    ResourceWrite, SearchEventsRequest, SearchEventsResponse, SignUserRequest, UserCertificates,
-    WatchResourcesRequest,
+    CaStatus, CreateTokenRequest, CreateTokenResponse, CreateUserRequest, DeleteResourceResponse,
+    ExplainRequest, ExplainResponse, GetStatusRequest, GetStatusResponse, InviteResponse, ListNodesRequest,
+    ListNodesResponse, ListResourcesRequest, ListResourcesResponse, ResetUserRequest, ResourceEvent,
+    ResourceJson, ResourceRef, ResourceWrite, SearchEventsRequest, SearchEventsResponse, SignUserRequest,
+    UserCertificates, WatchResourcesRequest,
 };
 use wayleave_identity::UserPrincipal;
 use wayleave_resource::{AdminVerb, Kind, Resource, RuleTarget};
@@ -43,7 +43,13 @@ impl AdminService {
         kind: Kind,
         resource: Option<&Resource>,
     ) -> Result<(), RequestError> {
-        self.core.mirror.policy().decide(user, verb, &RuleTarget::Kind(kind), resource, self.core.clock.wall())
+        self.core.mirror.policy().decide(
+            user,
+            verb,
+            &RuleTarget::Kind(kind),
+            resource,
+            self.core.clock.wall(),
+        )
     }
 
     /// Reading an authority shows its public part only, so the lesser verb is enough.
@@ -94,8 +100,9 @@ impl Admin for AdminService {
         let user = caller.user()?;
         let Some(mirrored) = self.core.mirror.get(kind, name) else {
             // Whoever may not read learns nothing about what exists.
-            self.decide(user, AdminVerb::Read, kind, None)
-                .or_else(|denied| self.decide(user, AdminVerb::ReadNoSecrets, kind, None).map_err(|_| denied))?;
+            self.decide(user, AdminVerb::Read, kind, None).or_else(|denied| {
+                self.decide(user, AdminVerb::ReadNoSecrets, kind, None).map_err(|_| denied)
+            })?;
             return Err(RequestError::NotFound(format!("there is no {kind} {name}")).into());
         };
         self.decide_read(user, kind, &mirrored.resource)?;
@@ -143,11 +150,17 @@ impl Admin for AdminService {
         Ok(Response::new(ListResourcesResponse { json, next_page_token }))
     }
 
-    async fn create_resource(&self, request: Request<ResourceWrite>) -> Result<Response<ResourceJson>, Status> {
+    async fn create_resource(
+        &self,
+        request: Request<ResourceWrite>,
+    ) -> Result<Response<ResourceJson>, Status> {
         self.write(request, WriteMode::Create).await
     }
 
-    async fn upsert_resource(&self, request: Request<ResourceWrite>) -> Result<Response<ResourceJson>, Status> {
+    async fn upsert_resource(
+        &self,
+        request: Request<ResourceWrite>,
+    ) -> Result<Response<ResourceJson>, Status> {
         self.write(request, WriteMode::Upsert).await
     }
 
@@ -199,19 +212,28 @@ impl Admin for AdminService {
         Ok(Response::new(self.core.create_token(request.into_inner(), &author).await?))
     }
 
-    async fn create_user(&self, request: Request<CreateUserRequest>) -> Result<Response<InviteResponse>, Status> {
+    async fn create_user(
+        &self,
+        request: Request<CreateUserRequest>,
+    ) -> Result<Response<InviteResponse>, Status> {
         let caller = Caller::of(&request)?;
         let author = Author::of(caller.user()?, caller.client_address);
         Ok(Response::new(self.core.create_user(request.into_inner(), &author).await?))
     }
 
-    async fn reset_user(&self, request: Request<ResetUserRequest>) -> Result<Response<InviteResponse>, Status> {
+    async fn reset_user(
+        &self,
+        request: Request<ResetUserRequest>,
+    ) -> Result<Response<InviteResponse>, Status> {
         let caller = Caller::of(&request)?;
         let author = Author::of(caller.user()?, caller.client_address);
         Ok(Response::new(self.core.reset_user(request.into_inner(), &author).await?))
     }
 
-    async fn sign_user(&self, request: Request<SignUserRequest>) -> Result<Response<UserCertificates>, Status> {
+    async fn sign_user(
+        &self,
+        request: Request<SignUserRequest>,
+    ) -> Result<Response<UserCertificates>, Status> {
         let caller = Caller::of(&request)?;
         let user = caller.user()?.clone();
         Ok(Response::new(self.core.sign_user(request.into_inner(), &user).await?))
@@ -250,7 +272,10 @@ impl Admin for AdminService {
         Ok(Response::new(SearchEventsResponse { json }))
     }
 
-    async fn list_nodes(&self, request: Request<ListNodesRequest>) -> Result<Response<ListNodesResponse>, Status> {
+    async fn list_nodes(
+        &self,
+        request: Request<ListNodesRequest>,
+    ) -> Result<Response<ListNodesResponse>, Status> {
         let caller = Caller::of(&request)?;
         Ok(Response::new(ListNodesResponse { nodes: self.core.list_nodes(caller.user()?) }))
     }

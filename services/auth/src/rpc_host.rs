@@ -44,7 +44,10 @@ impl Host for HostService {
         Ok(Response::new(answer))
     }
 
-    async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
+    async fn register(
+        &self,
+        request: Request<RegisterRequest>,
+    ) -> Result<Response<RegisterResponse>, Status> {
         let caller = Caller::of(&request)?;
         self.core.register(caller.host()?, request.into_inner()).await?;
         Ok(Response::new(RegisterResponse {}))
@@ -66,7 +69,8 @@ impl Host for HostService {
             }
             envelopes.push(envelope);
         }
-        let acknowledged_sequence = self.core.audit.append_from(&self.core.records, sender, &envelopes).await?;
+        let acknowledged_sequence =
+            self.core.audit.append_from(&self.core.records, sender, &envelopes).await?;
         Ok(Response::new(EmitEventsResponse { acknowledged_sequence }))
     }
 
@@ -96,8 +100,7 @@ impl Host for HostService {
     ) -> Result<Response<Self::WatchClusterStream>, Status> {
         let caller = Caller::of(&request)?;
         let request = request.into_inner();
-        let held =
-            PolicyRevision { generation: request.policy_generation, counter: request.policy_counter };
+        let held = PolicyRevision { generation: request.policy_generation, counter: request.policy_counter };
         let (watch, events) = ClusterWatch::new(self.core.clone(), caller.host()?.clone(), held);
         self.group.spawn_many(watch.run(self.group.shutdown()));
         Ok(Response::new(ReceiverStream::new(events)))

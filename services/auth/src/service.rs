@@ -1,6 +1,7 @@
 //! The Auth Service as a whole: built from settings and a backend, bound to its port, run until shutdown.
 
 use crate::admin_identity::{self, AdminIdentityError};
+use crate::audit_events;
 use crate::audit_log::{AuditLog, AuditWriter};
 use crate::auth_core::{AuthCore, HashedToken, unknown_secret};
 use crate::authorities::HostNames;
@@ -186,7 +187,8 @@ impl BoundAuthService {
     /// Serves until shutdown, then ends what runs.
     pub async fn run(self, shutdown: Shutdown) {
         let Self { service, socket, address } = self;
-        let AuthService { core, publisher, audit, mirror_watch, route_watch, credentials, acceptors } = service;
+        let AuthService { core, publisher, audit, mirror_watch, route_watch, credentials, acceptors } =
+            service;
         let group = TaskGroup::with_shutdown(shutdown.child());
         // The log ends last: what is being answered is still noted.
         let log_group = TaskGroup::new();
@@ -204,7 +206,9 @@ impl BoundAuthService {
         let gate = Gate::new(core.clone(), services(&core, &group));
         let listener = Listener { socket, acceptors, gate, slots };
         tracing::info!(%address, cluster = %core.authorities.cluster(), "the Auth Service listens");
+        core.note(audit_events::service("started")).await;
         listener.run(group.clone()).await;
+        core.note(audit_events::service("stopping")).await;
         let ended = group.finish(STOP_DEADLINE).await && log_group.finish(STOP_DEADLINE).await;
         if !ended {
             tracing::warn!("tasks of the Auth Service did not end in time");

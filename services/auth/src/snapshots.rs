@@ -110,7 +110,11 @@ impl Publisher {
                     }
                     PolicyRevision {
                         generation: self.generation.max(at.generation),
-                        counter: if at.generation < self.generation { 1 } else { at.counter.saturating_add(1) },
+                        counter: if at.generation < self.generation {
+                            1
+                        } else {
+                            at.counter.saturating_add(1)
+                        },
                     }
                 }
             };
@@ -126,7 +130,11 @@ impl Publisher {
                     self.serve(payload, revision);
                     return Ok(());
                 }
-                Err(StoreError::Conflict { .. } | StoreError::AlreadyExists { .. } | StoreError::NotFound { .. }) => {}
+                Err(
+                    StoreError::Conflict { .. }
+                    | StoreError::AlreadyExists { .. }
+                    | StoreError::NotFound { .. },
+                ) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -31,7 +31,8 @@ impl AuthCore {
         };
         let name = TokenName::parse(name).map_err(|error| RequestError::Invalid(error.to_string()))?;
         let lifetimes = &self.config.lifetimes;
-        let ttl = lifetime(request.ttl_ms, lifetimes.token_default, TOKEN_TTL_MIN, lifetimes.token_max, "a token")?;
+        let ttl =
+            lifetime(request.ttl_ms, lifetimes.token_default, TOKEN_TTL_MIN, lifetimes.token_max, "a token")?;
         let expires = self.clock.wall().after(ttl);
         let token = Token {
             name: name.clone(),
@@ -92,8 +93,9 @@ pub(crate) fn lifetime(
 fn parse_roles(roles: &[String]) -> Result<BTreeSet<SystemRole>, RequestError> {
     let mut set = BTreeSet::new();
     for role in roles {
-        let role: SystemRole =
-            role.parse().map_err(|e: wayleave_vocab::ParseSystemRoleError| RequestError::Invalid(e.to_string()))?;
+        let role: SystemRole = role
+            .parse()
+            .map_err(|e: wayleave_vocab::ParseSystemRoleError| RequestError::Invalid(e.to_string()))?;
         match role {
             SystemRole::Auth => {
                 return Err(RequestError::Invalid(

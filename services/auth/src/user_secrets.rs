@@ -92,11 +92,8 @@ impl AuthCore {
                 return Ok(Some((attempt, stored)));
             }
             let key = keys::user_secret(user);
-            let written = self
-                .records
-                .backend()
-                .compare_and_swap(&key, stored.revision, encode(&stored.value))
-                .await;
+            let written =
+                self.records.backend().compare_and_swap(&key, stored.revision, encode(&stored.value)).await;
             match written {
                 Ok(revision) => {
                     stored.revision = revision;

@@ -1,6 +1,7 @@
 //! Users are created with an invitation, and reset with one. An invitation is good once, for an hour unless asked
 //! otherwise; its token is a public half, under which it is found, and a secret half, of which the hash is kept.
 
+use crate::admin_identity::is_reserved;
 use crate::audit_events::{Author, CredentialAction, credentials, login, user_certificates, written};
 use crate::auth_core::AuthCore;
 use crate::authorities::SubjectKeys;
@@ -18,8 +19,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 use wayleave_api::auth::{
-    AcceptInviteRequest, BeginInviteResponse, CreateUserRequest, InviteResponse, ResetUserRequest, TraitValues,
-    UserCertificates,
+    AcceptInviteRequest, BeginInviteResponse, CreateUserRequest, InviteResponse, ResetUserRequest,
+    TraitValues, UserCertificates,
 };
 use wayleave_resource::{Kind, Metadata, Resource, SecondFactor, User, UserSpec, UserStatus};
 use wayleave_runtime::random_bytes;
@@ -72,12 +73,13 @@ impl AuthCore {
         let mut operations = vec![put_operation(&resource), put(keys::user_secret(&name), &secrets)];
         operations.extend(keys::invite(&id).map(|key| put(key, &invite)));
         let events = vec![written(&resource, true, by), credentials(&name, CredentialAction::Invite, by)];
-        let committed = self.commit_audited(conditions, operations, events).await.map_err(|error| match error {
-            StoreError::AlreadyExists { .. } => RequestError::AlreadyExists(format!(
-                "there is a user {name} already: `way users reset {name}` makes a new invitation"
-            )),
-            other => RequestError::store("create the user")(other),
-        })?;
+        let committed =
+            self.commit_audited(conditions, operations, events).await.map_err(|error| match error {
+                StoreError::AlreadyExists { .. } => RequestError::AlreadyExists(format!(
+                    "there is a user {name} already: `way users reset {name}` makes a new invitation"
+                )),
+                other => RequestError::store("create the user")(other),
+            })?;
         self.mirror.seen(committed.revision).await;
         Ok(self.invite_response(&name, &token, invite.expires))
     }
@@ -168,9 +170,13 @@ impl AuthCore {
             .map_err(|error| RequestError::Invalid(error.to_string()))?;
         let step = match self.mirror.policy().preference.second_factor {
             SecondFactor::Off => None,
-            SecondFactor::Otp => Some(invite.totp.accept(&request.totp_code, None, self.clock.wall()).ok_or_else(
-                || RequestError::Invalid("the one-time code is wrong: check the clock and try the next one".to_owned()),
-            )?),
+            SecondFactor::Otp => {
+                Some(invite.totp.accept(&request.totp_code, None, self.clock.wall()).ok_or_else(|| {
+                    RequestError::Invalid(
+                        "the one-time code is wrong: check the clock and try the next one".to_owned(),
+                    )
+                })?)
+            }
         };
         let user = self.user(&invite.user)?;
         let before = self.user_secrets(&invite.user).await?;
@@ -191,14 +197,14 @@ impl AuthCore {
         let conditions = vec![condition, Condition::RevisionIs(key.clone(), stored.revision)];
         let events = vec![
             credentials(&invite.user, CredentialAction::PasswordSet, &by),
-            login(invite.user.as_str(), client, None),
+            login(Some(&invite.user), client, None),
             user_certificates(&principal),
         ];
         self.commit_audited(conditions, vec![write, Operation::Delete { key }], events).await.map_err(
             |error| match error {
-                StoreError::NotFound { .. } | StoreError::Conflict { .. } | StoreError::AlreadyExists { .. } => {
-                    invite_refused()
-                }
+                StoreError::NotFound { .. }
+                | StoreError::Conflict { .. }
+                | StoreError::AlreadyExists { .. } => invite_refused(),
                 other => RequestError::store("accept the invitation")(other),
             },
         )?;
@@ -221,7 +227,9 @@ impl AuthCore {
             }
         };
         match stored {
-            Some(stored) if matches && self.clock.wall() < stored.value.expires => Ok((id.to_owned(), stored)),
+            Some(stored) if matches && self.clock.wall() < stored.value.expires => {
+                Ok((id.to_owned(), stored))
+            }
             Some(_) | None => Err(invite_refused()),
         }
     }
@@ -256,6 +264,9 @@ fn new_invite(user: &UserName, reset: bool, expires: Wall) -> (Secret, String, I
 fn parse_user(request: CreateUserRequest, by: &UserName, now: Wall) -> Result<User, RequestError> {
     let invalid = |error: &dyn std::fmt::Display| RequestError::Invalid(error.to_string());
     let name = UserName::parse(request.name).map_err(|e| invalid(&e))?;
+    if is_reserved(&name) {
+        return Err(RequestError::Invalid(format!("{name} is the name of a local administrator")));
+    }
     let roles = request.roles.into_iter().map(RoleName::parse).collect::<Result<_, _>>();
     let roles: std::collections::BTreeSet<RoleName> = roles.map_err(|e| invalid(&e))?;
     let mut traits = parse_traits(request.traits);

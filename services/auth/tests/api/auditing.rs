@@ -1,0 +1,131 @@
+//! The audit log: events of others once and only about themselves, the chain, searching.
+
+use crate::harness::{Cluster, Process, refused};
+use tonic::Code;
+use wayleave_api::auth::{AuditRecord, EmitEventsRequest, SearchEventsRequest};
+use wayleave_audit::{Chain, ChainEntry, Envelope, Event, Origin, Text, verify_chain};
+use wayleave_runtime::{Clock, random_bytes};
+use wayleave_vocab::ClusterName;
+
+fn envelope(cluster: &Cluster, host_id: &str, sequence: u64) -> Envelope {
+    let event = Event::ServiceState {
+        service: Text::new("ssh"),
+        state: Text::new("started"),
+        details: Text::new(format!("event {sequence}")),
+    };
+    let origin =
+        Origin { cluster: ClusterName::parse("demo").unwrap(), host_id: host_id.parse().unwrap(), sequence };
+    Envelope::new(event, origin, random_bytes(), cluster.clock.wall())
+}
+
+fn records(envelopes: &[Envelope]) -> EmitEventsRequest {
+    let record = |envelope: &Envelope| AuditRecord {
+        sequence: envelope.origin.sequence,
+        event_json: envelope.encode(),
+    };
+    EmitEventsRequest { records: envelopes.iter().map(record).collect() }
+}
+
+async fn emit(cluster: &Cluster, process: &Process, envelopes: &[Envelope]) -> Result<u64, tonic::Status> {
+    let answer = cluster.host(process).emit_events(records(envelopes)).await?;
+    Ok(answer.into_inner().acknowledged_sequence)
+}
+
+async fn search(cluster: &Cluster, codes: &[&str]) -> Vec<String> {
+    let request = SearchEventsRequest { codes: crate::harness::owned(codes), ..Default::default() };
+    cluster.admin().search_events(request).await.unwrap().into_inner().json
+}
+
+#[tokio::test]
+async fn k_events_are_appended_once_and_only_about_the_sender() {
+    let cluster = Cluster::start().await;
+    let (node, other) = (cluster.join(&["Node"], "n-1").await, cluster.join(&["Node"], "n-2").await);
+    let events: Vec<Envelope> = (1..=250).map(|n| envelope(&cluster, &node.host_id, n)).collect();
+    assert_eq!(emit(&cluster, &node, &events[..120]).await.unwrap(), 120);
+    assert_eq!(emit(&cluster, &node, &events[..250]).await.unwrap(), 250);
+    assert_eq!(emit(&cluster, &node, &events[10..20]).await.unwrap(), 250);
+    let found = search(&cluster, &["WSV00I"]).await;
+    assert_eq!(found.iter().filter(|event| event.contains("\"ssh\"")).count(), 250);
+    refused(emit(&cluster, &other, &events[..1]).await, Code::PermissionDenied);
+    let mut foreign = envelope(&cluster, &node.host_id, 300);
+    foreign.origin.cluster = ClusterName::parse("other").unwrap();
+    refused(emit(&cluster, &node, &[foreign]).await, Code::PermissionDenied);
+    let nonsense =
+        EmitEventsRequest { records: vec![AuditRecord { sequence: 1, event_json: b"{}".to_vec() }] };
+    refused(cluster.host(&node).emit_events(nonsense).await, Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn i_the_chain_verifies_and_shows_tampering() {
+    let cluster = Cluster::start().await;
+    cluster.create_user("alice", &["access"], &[]).await;
+    cluster.lock("l", "user: alice").await;
+    let page = cluster.backend.range(&"/audit/events".parse().unwrap(), None, 1000).await.unwrap();
+    let mut entries: Vec<ChainEntry> = page
+        .items
+        .iter()
+        .map(|item| {
+            let split = item.value.iter().position(|byte| *byte == b'\n').unwrap();
+            ChainEntry {
+                index: item.key.name().parse().unwrap(),
+                hash: std::str::from_utf8(&item.value[..split]).unwrap().parse().unwrap(),
+                bytes: item.value[split + 1..].to_vec(),
+            }
+        })
+        .collect();
+    let name = ClusterName::parse("demo").unwrap();
+    let verified = verify_chain(&name, entries.clone(), &[], &|_: &[u8], _: &[u8]| true).unwrap();
+    let head = cluster.backend.get(&"/audit/head".parse().unwrap()).await.unwrap().unwrap();
+    let head: Chain = serde_json::from_slice(&head.value).unwrap();
+    assert_eq!(verified.chain, head);
+    assert!(head.length >= 3);
+    entries[1].bytes =
+        String::from_utf8(entries[1].bytes.clone()).unwrap().replace("alice", "mallory").into();
+    assert!(verify_chain(&name, entries, &[], &|_: &[u8], _: &[u8]| true).is_err());
+}
+
+#[tokio::test]
+async fn every_write_is_in_the_log_with_its_author() {
+    let cluster = Cluster::start().await;
+    cluster.create_user("ed", &["editor"], &[]).await;
+    let mut ed = cluster.user("ed").await;
+    let json = "{\"kind\":\"lock\",\"version\":\"v2\",\"metadata\":{\"name\":\"l\"},\"spec\":{\"target\":{\"user\":\"x\"}}}";
+    ed.upsert_resource(wayleave_api::auth::ResourceWrite { json: json.into() }).await.unwrap();
+    let locks = search(&cluster, &["TLK00I"]).await;
+    assert_eq!(locks.len(), 1);
+    assert!(locks[0].contains("\"user\":\"ed\""), "{locks:?}");
+    let users = search(&cluster, &["T1002I"]).await;
+    assert!(
+        users[0].contains("local-admin@auth-1") && users[0].contains("\"local_admin\":true"),
+        "{users:?}"
+    );
+    refused(ed.search_events(SearchEventsRequest::default()).await, Code::PermissionDenied);
+    let denied = search(&cluster, &["WAD00W"]).await;
+    assert!(denied[0].contains("SearchEvents") && denied[0].contains("\"ed\""), "{denied:?}");
+}
+
+#[tokio::test]
+async fn a_search_is_by_time_and_bounded() {
+    let cluster = Cluster::start().await;
+    let node = cluster.join(&["Node"], "n-1").await;
+    let early = cluster.clock.wall();
+    let events: Vec<Envelope> = (1..=600).map(|n| envelope(&cluster, &node.host_id, n)).collect();
+    emit(&cluster, &node, &events).await.unwrap();
+    cluster.clock.advance(std::time::Duration::from_secs(60));
+    let late: Vec<Envelope> = (601..=602).map(|n| envelope(&cluster, &node.host_id, n)).collect();
+    emit(&cluster, &node, &late).await.unwrap();
+    let request = |from_ms, limit| SearchEventsRequest {
+        from_ms,
+        limit,
+        codes: vec!["WSV00I".into()],
+        ..Default::default()
+    };
+    let mut admin = cluster.admin();
+    let newest = admin.search_events(request(early.as_ms() + 1, 0)).await.unwrap().into_inner().json;
+    assert_eq!(newest.len(), 2);
+    let some = admin.search_events(request(0, 5)).await.unwrap().into_inner().json;
+    assert_eq!(some.len(), 5);
+    assert!(some[0].contains("event 602") && some[2].contains("event 600"), "{some:?}");
+    let all = admin.search_events(request(0, 0)).await.unwrap().into_inner().json;
+    assert_eq!(all.iter().filter(|event| event.contains("\"ssh\"")).count(), 602);
+}
