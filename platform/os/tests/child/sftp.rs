@@ -32,8 +32,8 @@ fn stock(directory: &Path, batch: &str) -> String {
     let file = directory.join(".batch");
     std::fs::write(&file, batch).unwrap();
     let server = format!("{} {}", path_text(&std::env::current_exe().unwrap()), crate::SERVE_ARGUMENT);
-    let output = std::process::Command::new("sftp")
-        .args(["-b", ".batch", "-D", &server])
+    let output = std::process::Command::new("timeout")
+        .args(["60", "sftp", "-b", ".batch", "-D", &server])
         .current_dir(directory)
         .output()
         .unwrap();
