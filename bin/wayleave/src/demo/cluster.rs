@@ -68,8 +68,8 @@ impl DemoCluster {
         let identity = starting.make_user(&login, &ports).await?;
         let proxies = starting.wait_for_proxies(&ports).await?;
         let nodes = vec!["node-1".to_owned(), "node-2".to_owned()];
-        let Starting { program, processes, .. } = starting;
-        let cluster = Self {
+        let (program, processes) = (starting.program.clone(), std::mem::take(&mut starting.processes));
+        let mut cluster = Self {
             directory,
             proxies,
             nodes,
@@ -83,7 +83,8 @@ impl DemoCluster {
         for node in cluster.nodes.clone() {
             cluster.home_of(&node, START_TIMEOUT).await?;
         }
-        Ok(Self { started_ms: began.elapsed().as_millis(), ..cluster })
+        cluster.started_ms = began.elapsed().as_millis();
+        Ok(cluster)
     }
 
     /// The proxy that holds a node's tunnel, waiting until every proxy reaches the node.

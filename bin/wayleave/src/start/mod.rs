@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use wayleave_config::{Config, LogOutput as ConfiguredOutput, LogSeverity as ConfiguredSeverity};
 use wayleave_runtime::{Shutdown, SystemClock};
-use wayleave_telemetry::{LogConfig, LogFormat, LogOutput, LogSeverity};
+use wayleave_telemetry::{LogConfig, LogFormat, LogOutput, Severity};
 
 /// What the parts of one process are built with.
 pub(crate) struct Process {
@@ -101,12 +101,12 @@ fn watch_signals(
 fn log_config(config: &Config, debug: bool) -> LogConfig {
     let log = &config.instance.log;
     let severity = match log.severity {
-        ConfiguredSeverity::Trace => LogSeverity::Trace,
-        _ if debug => LogSeverity::Debug,
-        ConfiguredSeverity::Debug => LogSeverity::Debug,
-        ConfiguredSeverity::Info => LogSeverity::Info,
-        ConfiguredSeverity::Warn => LogSeverity::Warn,
-        ConfiguredSeverity::Error => LogSeverity::Error,
+        ConfiguredSeverity::Trace => Severity::Trace,
+        _ if debug => Severity::Debug,
+        ConfiguredSeverity::Debug => Severity::Debug,
+        ConfiguredSeverity::Info => Severity::Info,
+        ConfiguredSeverity::Warn => Severity::Warn,
+        ConfiguredSeverity::Error => Severity::Error,
     };
     let output = match &log.output {
         ConfiguredOutput::Stderr => LogOutput::Stderr,
