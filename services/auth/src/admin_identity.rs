@@ -4,8 +4,7 @@
 //! decided like for every other caller; the audit log names it `local-admin@<host>`.
 
 use crate::auth_core::AuthCore;
-use crate::authorities::{SshPermits, SubjectKeys};
-use serde::{Deserialize, Serialize};
+use crate::authorities::{Issued, SshPermits, SubjectKeys};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,42 +14,14 @@ use wayleave_identity::UserPrincipal;
 use wayleave_keystore::{CredentialsError, TlsKey, write_private};
 use wayleave_runtime::{Shutdown, random_bytes};
 use wayleave_ssh::KeyPair;
-use wayleave_vocab::{NodeName, UserName, Wall};
+use wayleave_vocab::{NodeName, Secret, UserName, Wall};
 
-/// Name of the file in `data_dir`.
-pub const ADMIN_IDENTITY_FILE: &str = "admin-identity.json";
-/// The version this build writes.
-pub const ADMIN_IDENTITY_VERSION: u32 = 1;
+/// Name of the file in `data_dir`: an identity file as `way -i` reads it (`services/client/src/identity_file.rs`).
+pub const ADMIN_IDENTITY_FILE: &str = "admin-identity";
+/// The version of that format.
+const IDENTITY_FILE_VERSION: u32 = 1;
 /// How often it is looked whether the identity must be written again.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(60);
-
-/// The identity file of the local administrator. Never `Debug`: it holds private keys.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AdminIdentity {
-    /// Version of this file.
-    pub version: u32,
-    /// `local-admin@<host>`.
-    pub user: String,
-    /// The cluster.
-    pub cluster_name: String,
-    /// Where Auth listens, `host:port`.
-    pub auth_address: String,
-    /// Leaf first, PEM.
-    pub tls_chain_pem: String,
-    /// PKCS#8 PEM.
-    pub tls_key_pem: String,
-    /// One line; without logins.
-    pub ssh_certificate: String,
-    /// OpenSSH private key file.
-    pub ssh_key_openssh: String,
-    /// Host CA certificates, PEM: whom to believe as Auth.
-    pub host_ca_pem: String,
-    /// Host CA keys, one line each.
-    pub host_ca_ssh: Vec<String>,
-    /// When the certificates end, milliseconds since 1970.
-    pub not_after_ms: u64,
-}
 
 /// The identity could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -113,22 +84,42 @@ impl AuthCore {
         let issued = SubjectKeys::parse(Some(&public))
             .and_then(|keys| self.authorities.issue_user(&principal, &keys, permits, now))
             .map_err(|error| AdminIdentityError::Issue(error.to_string()))?;
-        let identity = AdminIdentity {
-            version: ADMIN_IDENTITY_VERSION,
-            user: principal.name.to_string(),
-            cluster_name: principal.cluster.to_string(),
-            auth_address: auth_address.to_owned(),
-            tls_chain_pem: issued.tls_chain_pem,
-            tls_key_pem: tls.to_pem().expose_secret().to_owned(),
-            ssh_certificate: issued.ssh_certificate,
-            ssh_key_openssh: ssh.to_openssh("wayleave local admin").to_string(),
-            host_ca_pem: self.authorities.host_ca_pem().to_owned(),
-            host_ca_ssh: self.authorities.host_ca_ssh(),
-            not_after_ms: not_after.as_ms(),
-        };
+        let text = self.identity_text(&principal, auth_address, &issued, &tls, &ssh);
         let path = admin_identity_path(&self.config.data_dir);
-        let bytes = crate::records::encode(&identity);
-        write_private(&path, &bytes).map_err(|source| AdminIdentityError::Write { path, source })
+        write_private(&path, text.expose_secret().as_bytes())
+            .map_err(|source| AdminIdentityError::Write { path, source })
+    }
+
+    /// The text of the identity file: addresses, TLS key and chain, SSH key and certificate, host authorities.
+    fn identity_text(
+        &self,
+        principal: &UserPrincipal,
+        auth_address: &str,
+        issued: &Issued,
+        tls: &TlsKey,
+        ssh: &KeyPair,
+    ) -> Secret {
+        let (name, cluster) = (&principal.name, &principal.cluster);
+        let mut text = format!(
+            "# Wayleave identity of {name} in {cluster}. It holds private keys: keep it at mode 0600.\n\
+             version: {IDENTITY_FILE_VERSION}\ncluster: {cluster}\nauth: {auth_address}\n"
+        );
+        let (tls_key, ssh_key) = (tls.to_pem(), ssh.to_openssh("wayleave local admin"));
+        let blocks = [
+            tls_key.expose_secret(),
+            &issued.tls_chain_pem,
+            ssh_key.as_str(),
+            &issued.ssh_certificate,
+            self.authorities.host_ca_pem(),
+        ];
+        for block in blocks {
+            text.push_str(block.trim_end());
+            text.push('\n');
+        }
+        for key in self.authorities.host_ca_ssh() {
+            text.push_str(&format!("@cert-authority * {key}\n"));
+        }
+        Secret::new(text)
     }
 }
 

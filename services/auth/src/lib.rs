@@ -47,10 +47,7 @@ mod user_certificates;
 mod user_secrets;
 mod users;
 
-pub use admin_identity::{
-    ADMIN_IDENTITY_FILE, ADMIN_IDENTITY_VERSION, AdminIdentity, AdminIdentityError, admin_identity_path,
-    local_admin_name,
-};
+pub use admin_identity::{ADMIN_IDENTITY_FILE, AdminIdentityError, admin_identity_path, local_admin_name};
 pub use authorities::AuthoritiesError;
 pub use bootstrap::BootstrapError;
 pub use config::{AUTH_PORT, AuthConfig, Lifetimes, Limits, StaticToken};

@@ -16,9 +16,7 @@ use wayleave_api::auth::{
     CreateTokenRequest, CreateTokenResponse, CreateUserRequest, JoinRequest, JoinResponse, PublicKeys,
     SignUserRequest, UserCertificates,
 };
-use wayleave_auth::{
-    AdminIdentity, AuthConfig, AuthService, Limits, LocalApi, RateLimit, admin_identity_path,
-};
+use wayleave_auth::{AuthConfig, AuthService, Limits, LocalApi, RateLimit, admin_identity_path};
 use wayleave_keystore::{
     Credentials, Pins, TlsKey, TrustStore, client_config, pinned_client_config, read_private,
 };
@@ -154,8 +152,12 @@ impl Cluster {
 
     pub(crate) fn admin_channel(&self) -> Channel {
         let bytes = read_private(&admin_identity_path(self.directory.path())).unwrap();
-        let identity: AdminIdentity = serde_json::from_slice(&bytes).unwrap();
-        self.channel(&identity.tls_chain_pem, &Secret::new(identity.tls_key_pem))
+        let text = String::from_utf8(bytes).unwrap();
+        // The TLS key and its chain are in front of the SSH key.
+        let (tls, _) = text.split_once("-----BEGIN OPENSSH PRIVATE KEY-----").unwrap();
+        let (key, chain) = tls.split_once("-----BEGIN CERTIFICATE-----").unwrap();
+        let key = &key[key.find("-----BEGIN PRIVATE KEY-----").unwrap()..];
+        self.channel(&format!("-----BEGIN CERTIFICATE-----{chain}"), &Secret::new(key.to_owned()))
     }
 
     pub(crate) async fn token(&self, roles: &[&str]) -> CreateTokenResponse {
