@@ -157,6 +157,19 @@ mod tests {
     }
 
     #[test]
+    fn h_without_root_only_the_own_login_is_answered() {
+        let root = Login::parse("root").unwrap();
+
+        let answered = Account::lookup_blocking(&root);
+
+        let own_uid = Uid::effective().as_raw();
+        assert_eq!(
+            answered.err(),
+            (own_uid != 0).then_some(AccountError::NotOwnLogin { login: root, own_uid })
+        );
+    }
+
+    #[test]
     fn an_unknown_login_is_told_apart() {
         let login = Login::parse("no-such-login-here").unwrap();
 

@@ -339,3 +339,24 @@ fn socket_failure<E: Into<io::Error>>(path: &Path) -> impl Fn(E) -> ChildFailure
     let path = path.display().to_string();
     move |error| ChildFailure::Socket { path: path.clone(), reason: error.into().to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wayleave_vocab::Login;
+
+    #[test]
+    fn a_closed_machine_lets_only_root_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let [absent, closed] = ["absent", "closed"].map(|name| directory.path().join(name));
+        std::fs::write(&closed, "back at noon\n").unwrap();
+        let root = Account::lookup_blocking(&Login::parse("root").unwrap());
+        let Ok(root) = root else { return };
+        let nobody = Account::lookup_blocking(&Login::parse("nobody").unwrap()).unwrap();
+
+        let told = ChildFailure::LoginsDisabled { message: "back at noon".to_owned() };
+        assert_eq!(refuse_while_closed(&nobody, &[&absent, &closed]), Err(told));
+        assert_eq!(refuse_while_closed(&nobody, &[&absent]), Ok(()));
+        assert_eq!(refuse_while_closed(&root, &[&closed]), Ok(()));
+    }
+}

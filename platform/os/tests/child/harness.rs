@@ -73,11 +73,8 @@ pub(crate) fn own_account() -> Account {
 
 /// Somebody else with a plain shell when the tests run as root, otherwise the user that runs them.
 pub(crate) fn other_account() -> Account {
-    if is_root() {
-        account("nobody").with_shell("/bin/sh".into()).with_home("/".into())
-    } else {
-        own_account()
-    }
+    let account = if is_root() { account("nobody").with_shell("/bin/sh".into()) } else { own_account() };
+    account.with_home("/".into())
 }
 
 pub(crate) fn spec(account: Account, work: Work) -> ChildSpec {
