@@ -205,6 +205,7 @@ impl Starting {
     /// Fails as soon as one of the processes has ended.
     fn check(&mut self) -> anyhow::Result<()> {
         for (name, child) in &mut self.processes {
+            let name = *name;
             if let Some(status) = child.try_wait().context("a process of the demo")? {
                 let errors = fs::read_to_string(self.directory.join(name).join("stderr")).unwrap_or_default();
                 bail!("the process {name} ended with {status}: {}", errors.trim());

@@ -70,9 +70,7 @@ impl RunningAuth {
         if !self.tasks.finish(grace).await {
             tracing::warn!("the Auth Service did not end in time");
         }
-        if let Err(error) = self.backend.close().await {
-            tracing::warn!(%error, "the backend was not closed cleanly");
-        }
+        self.backend.close().await;
     }
 }
 

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use wayleave_adapter_ssh::{PolicySource, PolicyView};
+use wayleave_ca::{CaType, Snapshot, trusted};
 use wayleave_keystore::PolicyKeeper;
+use wayleave_policy::{LockSet, Policy, Settings};
 use wayleave_runtime::{Clock, TaskGroup};
 use wayleave_vocab::Wall;
 
@@ -45,19 +47,31 @@ impl PolicyViews {
     /// Follows the keeper with a task of `helpers`.
     pub(crate) fn start(keeper: Keeper, helpers: &TaskGroup) -> Arc<Self> {
         let mut snapshots = keeper.watch();
-        let first = snapshots.borrow_and_update().as_ref().map(|s| Arc::new(PolicyView::from_snapshot(s)));
+        let first = snapshots.borrow_and_update().as_ref().map(|s| Arc::new(compile(s)));
         let this = Arc::new(Self { keeper, views: watch::Sender::new(first) });
         let (views, shutdown) = (this.views.clone(), helpers.shutdown());
         let following: BoxFuture<'static, ()> = Box::pin(async move {
             while let Some(Ok(())) = shutdown.until(snapshots.changed()).await {
                 let compiled =
-                    snapshots.borrow_and_update().as_ref().map(|s| Arc::new(PolicyView::from_snapshot(s)));
+                    snapshots.borrow_and_update().as_ref().map(|s| Arc::new(compile(s)));
                 views.send_replace(compiled);
             }
         });
         helpers.spawn("policy", following);
         this
     }
+}
+
+/// A snapshot in the shape that SSH decides by.
+fn compile(snapshot: &Snapshot) -> PolicyView {
+    let parts = snapshot.parts();
+    let settings = Settings::new(&parts.auth_preference.spec, &parts.networking.spec);
+    let policy = Policy::new(parts.cluster.clone(), settings, &parts.roles)
+        .with_broken_roles(snapshot.unreadable_roles().iter().cloned());
+    let user = parts.cas.iter().filter(|authority| authority.spec.ca_type == CaType::User);
+    let keys = user.flat_map(|authority| trusted(&authority.spec));
+    let authorities = keys.filter_map(|keys| keys.ssh_public_key.as_deref());
+    PolicyView::new(parts.revision, authorities, policy, LockSet::new(&parts.locks))
 }
 
 impl PolicySource for PolicyViews {
