@@ -164,8 +164,8 @@ fn weak_passwords_are_refused_and_the_invitation_stays(cluster: &Cluster) {
 
 fn a_wrong_password_and_a_wrong_code_are_told_alike(cluster: &Cluster) {
     let mut person = Person::accepted(cluster, "frank", "access");
-    let wrong_password =
-        person.login_with(&canary("wrong"), &person.codes.as_mut().map(OneTimeCodes::next_code).unwrap());
+    let code = person.codes.as_mut().unwrap().next_code();
+    let wrong_password = person.login_with(&canary("wrong"), &code);
     let wrong_code = person.login_with(&person.password, &person.wrong_code());
     let nobody = Person { cluster, name: "no-such-user", password: canary("nobody"), codes: None };
     let unknown_user = nobody.login_with(&nobody.password, "123456");
