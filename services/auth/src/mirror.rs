@@ -251,13 +251,14 @@ async fn read_all(records: &Records) -> Result<(Resources, Revision), StoreError
     Ok((resources, revision))
 }
 
-/// A stored resource. One that cannot be read (written by a newer release, or damaged) is reported and grants nothing.
+/// A stored resource. One that cannot be read (written by a newer release, or damaged) grants nothing; somebody must look
+/// at it, because a lock that is left out locks nobody.
 fn parse(item: &Item) -> Option<Mirrored> {
     let text = std::str::from_utf8(&item.value).ok()?;
     match Resource::parse_json(text) {
         Ok(resource) => Some(Mirrored { resource, revision: item.revision }),
         Err(error) => {
-            tracing::warn!(key = %item.key, %error, "a stored resource cannot be read and is left out");
+            tracing::error!(key = %item.key, %error, "a stored resource cannot be read and is left out");
             None
         }
     }

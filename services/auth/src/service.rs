@@ -209,8 +209,9 @@ impl BoundAuthService {
         core.note(audit_events::service("started")).await;
         listener.run(group.clone()).await;
         core.note(audit_events::service("stopping")).await;
-        let ended = group.finish(STOP_DEADLINE).await && log_group.finish(STOP_DEADLINE).await;
-        if !ended {
+        let (calls_ended, log_ended) =
+            (group.finish(STOP_DEADLINE).await, log_group.finish(STOP_DEADLINE).await);
+        if !calls_ended || !log_ended {
             tracing::warn!("tasks of the Auth Service did not end in time");
         }
     }
