@@ -386,9 +386,9 @@ impl Cluster {
     #[track_caller]
     pub fn wait_reachable(&self, proxy: usize, node: &str) {
         let mut last = None;
-        let target = format!("root@{node}");
+        let ssh = self.ssh(&self.identity(), proxy);
         let reached = wait_at_most(PATIENCE, || {
-            let output = self.way(&self.identity(), proxy).args(["ssh", &target, "true"]).output();
+            let output = ssh.run(node, &[], "true").output();
             let done = output.code == Some(0);
             last = Some(output);
             done.then_some(())
@@ -416,6 +416,25 @@ impl Cluster {
     pub fn list(&self) -> Vec<Value> {
         let list = self.scene.way().arg("-i").arg(self.identity()).args(["ls", "--format", "json"]);
         list.args(["--proxy", &self.web(0).to_string()]).json().as_array().unwrap().clone()
+    }
+
+    /// The proxies that hold a tunnel of a node now, as their own logs tell.
+    ///
+    /// # Panics
+    /// When no such node is listed.
+    pub fn holders(&self, node: &str) -> Vec<usize> {
+        let listed = self.list();
+        let node = listed.iter().rfind(|listed| listed["name"] == node).unwrap();
+        let host_id = text(&node["host_id"]);
+        let holds = |log: &str| {
+            let life = log.rsplit("the proxy is up").next().unwrap_or(log);
+            let count = |what: &str| {
+                life.lines().filter(|line| line.contains(what) && line.contains(&host_id)).count()
+            };
+            count("an agent is connected") > count("an agent is gone")
+        };
+        let numbered = self.proxies.iter().enumerate();
+        numbered.filter(|(_, proxy)| holds(&proxy.daemon.log_text())).map(|(number, _)| number).collect()
     }
 
     /// Every process.
