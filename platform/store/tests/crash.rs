@@ -33,7 +33,7 @@ fn nothing_acknowledged_is_lost_when_killed() {
 /// acknowledgement that it managed to give.
 fn write_and_die(directory: &Path, round: usize, count: usize, acknowledged: &mut BTreeMap<Key, u64>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "the_process_that_is_killed", "--ignored", "--nocapture"])
+        .args(["--exact", "the_process_that_is_killed", "--nocapture"])
         .env(DIRECTORY, directory)
         .env("ROUND", round.to_string())
         .stdout(Stdio::piped())
@@ -111,10 +111,10 @@ fn value(key: &Key) -> Bytes {
     Bytes::from(key.as_str().repeat(count))
 }
 
+/// Runs only as the process that the other test starts and kills; without its directory there is nothing to do.
 #[test]
-#[ignore = "the process that the other test starts and kills"]
 fn the_process_that_is_killed() {
-    let directory = PathBuf::from(std::env::var_os(DIRECTORY).unwrap());
+    let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
     let round: usize = std::env::var("ROUND").unwrap().parse().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {

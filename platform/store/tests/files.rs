@@ -269,7 +269,7 @@ fn a_full_or_read_only_disk_is_survived() {
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
         .arg(mount_point.path())
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "the_process_on_a_small_disk", "--ignored", "--nocapture"])
+        .args(["--exact", "the_process_on_a_small_disk", "--nocapture"])
         .env(SMALL_DISK, mount_point.path())
         .output()
         .unwrap();
@@ -282,10 +282,10 @@ fn a_full_or_read_only_disk_is_survived() {
     assert!(outcome.status.success() && text.contains("1 passed"), "{text}");
 }
 
+/// Runs only on the small disk that the other test mounts; without it there is nothing to do.
 #[tokio::test]
-#[ignore = "runs on the small disk that the other test mounts"]
 async fn the_process_on_a_small_disk() {
-    let disk = PathBuf::from(std::env::var_os(SMALL_DISK).unwrap());
+    let Some(disk) = std::env::var_os(SMALL_DISK).map(PathBuf::from) else { return };
     let ballast = disk.join("ballast");
     fs::write(&ballast, vec![1; 2 << 20]).unwrap();
     let directory = disk.join("backend");
