@@ -156,10 +156,7 @@ impl DemoCluster {
     }
 
     /// Ends all processes, agents first.
-    pub(super) async fn stop(mut self, is_text: bool) -> anyhow::Result<()> {
-        if is_text {
-            crate::cli::write_out("\nStopping …\n")?;
-        }
+    pub(super) async fn stop(mut self) -> anyhow::Result<()> {
         while let Some((_, child)) = self.processes.pop() {
             stop(child).await?;
         }

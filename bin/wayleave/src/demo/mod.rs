@@ -67,29 +67,41 @@ pub(crate) fn run(args: DemoArgs) -> anyhow::Result<()> {
             }
             asked.request();
         });
-        match stopped.until(show(&args, &stopped)).await {
-            Some(done) => done,
-            None if args.once => bail!("stopped before it was done"),
-            None => Ok(()),
-        }
+        show(&args, &stopped).await
     })
 }
 
 async fn show(args: &DemoArgs, stopped: &Shutdown) -> anyhow::Result<()> {
-    let is_text = args.format == Format::Text;
-    let say = |text: &str| if is_text { write_out(text) } else { Ok(()) };
-    say("Starting Auth, two peered proxies and two agents, each a process of its own …\n")?;
-    let mut cluster = DemoCluster::start(args.data_dir.as_deref()).await?;
-    say(&format!("  up in {} ms\n\n", cluster.started_ms))?;
-    let node = cluster.nodes[0].clone();
+    say(args, "Starting Auth, two peered proxies and two agents, each a process of its own …\n")?;
+    let Some(started) = stopped.until(DemoCluster::start(args.data_dir.as_deref())).await else {
+        bail!("stopped before the cluster was up");
+    };
+    let mut cluster = started?;
+    let presented = stopped.until(present(args, &mut cluster)).await;
+    if !args.once && matches!(presented, Some(Ok(()))) {
+        stopped.requested().await;
+    }
+    say(args, "\nStopping …\n")?;
+    cluster.stop().await?;
+    match presented {
+        Some(done) => done,
+        None if args.once => bail!("stopped before it was done"),
+        None => Ok(()),
+    }
+}
+
+/// Reaches a node through the other proxy, kills that proxy, and reaches the node again.
+async fn present(args: &DemoArgs, cluster: &mut DemoCluster) -> anyhow::Result<()> {
+    say(args, &format!("  up in {} ms\n\n", cluster.started_ms))?;
+    let node = cluster.nodes.first().cloned().context("the demo has no node")?;
     let home = cluster.home_of(&node, REACHABLE_TIMEOUT).await?;
     let ingress = cluster.other_proxy(home)?;
-    let first = reach::reach(&cluster, &node, ingress, &args.command).await?;
-    say(&report::hops("Through the proxy that the agent is not connected to", &first))?;
+    let first = reach::reach(cluster, &node, ingress, &args.command).await?;
+    say(args, &report::hops("Through the proxy that the agent is not connected to", &first))?;
     cluster.kill_proxy(ingress)?;
-    say("Killed the ingress proxy (SIGKILL). The way round:\n")?;
-    let second = reach::reach(&cluster, &node, home, &args.command).await?;
-    say(&report::hops("Through the proxy that is left", &second))?;
+    say(args, "Killed the ingress proxy (SIGKILL). The way round:\n\n")?;
+    let second = reach::reach(cluster, &node, home, &args.command).await?;
+    say(args, &report::hops("Through the proxy that is left", &second))?;
     let is_shown = is_shown(&first, &second);
     if args.format == Format::Json {
         let text = serde_json::to_string_pretty(&Report::new(first, second))?;
@@ -99,12 +111,19 @@ async fn show(args: &DemoArgs, stopped: &Shutdown) -> anyhow::Result<()> {
         bail!("the output of the command did not come back by two different ways");
     }
     if !args.once {
-        say("Starting the killed proxy again …\n")?;
+        say(args, "Starting the killed proxy again …\n")?;
         cluster.restart_proxy(ingress)?;
-        say(&report::invitation(&cluster))?;
-        stopped.requested().await;
+        say(args, &report::invitation(cluster))?;
     }
-    cluster.stop(is_text).await
+    Ok(())
+}
+
+/// For people only: programs want one object and nothing else.
+fn say(args: &DemoArgs, text: &str) -> anyhow::Result<()> {
+    match args.format {
+        Format::Text => write_out(text),
+        Format::Json => Ok(()),
+    }
 }
 
 /// The command's real output came back twice, first through two different proxies.

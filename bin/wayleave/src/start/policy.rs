@@ -52,8 +52,7 @@ impl PolicyViews {
         let (views, shutdown) = (this.views.clone(), helpers.shutdown());
         let following: BoxFuture<'static, ()> = Box::pin(async move {
             while let Some(Ok(())) = shutdown.until(snapshots.changed()).await {
-                let compiled =
-                    snapshots.borrow_and_update().as_ref().map(|s| Arc::new(compile(s)));
+                let compiled = snapshots.borrow_and_update().as_ref().map(|s| Arc::new(compile(s)));
                 views.send_replace(compiled);
             }
         });
