@@ -3,7 +3,8 @@
 use crate::failure::{Exit, Failure};
 use crate::output::Format;
 use crate::{
-    auth_sign, explain, locks, ls, proxy_ssh, resources, ssh_config, status, tokens, users, version,
+    auth_sign, explain, invite, locks, login, ls, proxy_ssh, resources, scp, ssh, ssh_config, status, tokens,
+    users, version,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -64,10 +65,18 @@ pub(crate) struct GlobalArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Log in with password and one-time code.
+    Login(login::LoginArgs),
+    /// Forget a login, or all.
+    Logout(login::LogoutArgs),
     /// Show who you are, or with -c how the cluster is.
     Status(status::StatusArgs),
     /// List the nodes you can reach.
     Ls(ls::LsArgs),
+    /// Open a shell or run a command on a node.
+    Ssh(ssh::SshArgs),
+    /// Copy files to or from a node.
+    Scp(scp::ScpArgs),
     /// Connect standard input and output to something (for ProxyCommand).
     #[command(subcommand)]
     Proxy(ProxyCommand),
@@ -87,6 +96,9 @@ pub(crate) enum Command {
     /// Users of the cluster.
     #[command(subcommand, visible_alias = "user")]
     Users(users::UsersCommand),
+    /// Accept an invitation or a reset.
+    #[command(subcommand)]
+    Invite(invite::InviteCommand),
     /// Certificates for automation.
     #[command(subcommand)]
     Auth(AuthCommand),
@@ -117,8 +129,12 @@ impl Command {
     /// Carries the command out.
     pub(crate) async fn run(self, global: &GlobalArgs) -> Result<Exit, Failure> {
         match self {
+            Self::Login(args) => login::login(args, global).await,
+            Self::Logout(args) => login::logout(&args, global),
             Self::Status(args) => status::status(&args, global).await,
             Self::Ls(args) => ls::ls(&args, global).await,
+            Self::Ssh(args) => ssh::ssh(args, global).await,
+            Self::Scp(args) => scp::scp(args, global).await,
             Self::Proxy(ProxyCommand::Ssh(args)) => proxy_ssh::proxy_ssh(&args, global).await,
             Self::Config(args) => ssh_config::config(&args, global),
             Self::Get(args) => resources::get(&args, global).await,
@@ -127,6 +143,7 @@ impl Command {
             Self::Rm(args) => resources::rm(&args, global).await,
             Self::Tokens(command) => tokens::tokens(command, global).await,
             Self::Users(command) => users::users(command, global).await,
+            Self::Invite(command) => invite::invite(command, global).await,
             Self::Auth(AuthCommand::Sign(args)) => auth_sign::sign(&args, global).await,
             Self::Explain(args) => explain::explain(&args, global).await,
             Self::Locks(command) => locks::locks(command, global).await,
@@ -175,6 +192,17 @@ mod tests {
         }
         let cli = parse("way --proxy https://proxy.example.com/ status");
         assert_eq!(cli.global.proxy.unwrap().to_string(), "proxy.example.com:443");
+    }
+
+    #[test]
+    fn options_of_a_remote_command_are_left_to_it() {
+        let Command::Ssh(args) = parse("way ssh -t root@web-1 ls -l --format x -i y").command else {
+            panic!("not ssh")
+        };
+        assert!(args.tty);
+        assert_eq!(args.command, ["ls", "-l", "--format", "x", "-i", "y"]);
+        let Command::Ssh(args) = parse("way ssh root@web-1 -N -L 1:h:2").command else { panic!("not ssh") };
+        assert!(args.no_command && args.command.is_empty());
     }
 
     #[test]

@@ -12,26 +12,33 @@ mod cli;
 mod dial;
 mod explain;
 mod failure;
+mod first_contact;
 mod home;
 pub mod identity_file;
+mod invite;
 mod locks;
+mod login;
 mod ls;
 mod moment;
 mod new_keys;
 mod output;
+mod prompt;
 mod proxy_ssh;
 mod pump;
 mod resources;
+mod scp;
+mod ssh;
 mod ssh_config;
 mod status;
 mod stdio;
+mod terminal;
 mod tokens;
 mod users;
 mod version;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use cli::Cli;
+use cli::{Cli, Command};
 use failure::{Exit, SSH_FAILURE};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -47,7 +54,7 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return parse_failure(&error),
     };
-    let is_ssh = false;
+    let is_ssh = matches!(cli.command, Command::Ssh(_));
     let exit = match cli.command.run(&cli.global).await {
         Ok(exit) => exit.code(),
         Err(failure) => {

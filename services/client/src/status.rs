@@ -140,7 +140,12 @@ fn extensions(identity: &Identity) -> Vec<String> {
     })
 }
 
-fn login_text(identity: &Identity, proxy: Option<&HostPort>, is_active: bool, now: Wall) -> String {
+pub(crate) fn login_text(
+    identity: &Identity,
+    proxy: Option<&HostPort>,
+    is_active: bool,
+    now: Wall,
+) -> String {
     let view = LoginView::new(identity, proxy);
     let until = identity.user().not_after;
     let validity = if now < until {
