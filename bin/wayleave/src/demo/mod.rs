@@ -126,11 +126,10 @@ fn say(args: &DemoArgs, text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// The command's real output came back twice, first through two different proxies.
+/// The command really ran twice, first through two different proxies, then by another way in.
 fn is_shown(first: &Reached, second: &Reached) -> bool {
     first.succeeded
         && second.succeeded
-        && first.output == second.output
         && first.route.ingress_proxy != first.route.home_proxy
         && second.route.ingress_proxy != first.route.ingress_proxy
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use wayleave_dial::DialRoute;
+use wayleave_runtime::random_u64;
 use wayleave_vocab::HostId;
 
 /// How long the command may take.
@@ -51,11 +52,11 @@ pub(super) async fn reach(
         route: probed.route,
         client: client.to_owned(),
         command: command.to_owned(),
-        output: text,
-        succeeded: output.status.success(),
+        succeeded: text.is_some(),
+        output: text.unwrap_or_default(),
         connected: probed.connected,
         answered: probed.answered,
-        total: began.elapsed(),
+        total,
     })
 }
 
