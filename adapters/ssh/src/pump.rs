@@ -24,6 +24,8 @@ const ROOM_BYTES_MIN: usize = 64 * 1024;
 const TURNS_MAX: usize = 4;
 /// Pieces that one write takes.
 const SLICES_MAX: usize = 16;
+/// Closed channels whose last data is still being written, at a time.
+const LINGERING_MAX: usize = 32;
 
 /// What is read.
 pub(crate) type Reader = Box<dyn AsyncRead + Send + Unpin>;
@@ -52,6 +54,8 @@ pub(crate) struct Traffic {
 #[derive(Default)]
 pub(crate) struct Pumps {
     pumps: BTreeMap<ChannelId, Pump>,
+    /// Of channels that the peer closed: what it sent before is written all the same.
+    lingering: VecDeque<Pump>,
     scratch: BytesMut,
 }
 
@@ -124,6 +128,20 @@ impl Pumps {
         self.pumps.remove(&channel).map(|pump| pump.traffic).unwrap_or_default()
     }
 
+    /// The peer closed a channel: it wants nothing more, and what it sent before is still written.
+    pub(crate) fn close(&mut self, channel: ChannelId) -> Traffic {
+        let Some(mut pump) = self.pumps.remove(&channel) else { return Traffic::default() };
+        let traffic = pump.traffic;
+        if matches!(pump.sink, Sink::Open { .. } | Sink::Closing(_)) {
+            (pump.main, pump.stderr, pump.is_eof) = (Lane::Ended, Lane::Ended, true);
+            if self.lingering.len() >= LINGERING_MAX {
+                self.lingering.pop_front();
+            }
+            self.lingering.push_back(pump);
+        }
+        traffic
+    }
+
     /// What went through so far.
     pub(crate) fn traffic(&self, channel: ChannelId) -> Traffic {
         self.pumps.get(&channel).map(|pump| pump.traffic).unwrap_or_default()
@@ -165,7 +183,8 @@ impl Pumps {
     /// The stream takes no more.
     pub(crate) fn stop_inbound(&mut self, connection: &mut Connection, channel: ChannelId) {
         if let Some(pump) = self.pumps.get_mut(&channel) {
-            pump.end_sink(connection, channel);
+            let unwritten = pump.end_sink();
+            connection.consumed(channel, unwritten);
         }
     }
 
@@ -178,8 +197,12 @@ impl Pumps {
         ended: &mut Vec<(ChannelId, PumpEnd)>,
     ) -> bool {
         let mut has_moved = false;
+        for pump in &mut self.lingering {
+            has_moved |= pump.poll_inbound(cx, |_| {});
+        }
+        self.lingering.retain(|pump| !matches!(pump.sink, Sink::Ended));
         for (&channel, pump) in &mut self.pumps {
-            has_moved |= pump.poll_inbound(cx, connection, channel);
+            has_moved |= pump.poll_inbound(cx, |written| connection.consumed(channel, written));
             let Pump { main, stderr, traffic, .. } = pump;
             for (lane, stream) in [(main, DataStream::Main), (stderr, DataStream::Stderr)] {
                 let sent = lane.poll(cx, connection, channel, stream, &mut self.scratch);
@@ -222,29 +245,25 @@ impl Pump {
         matches!((&self.main, &self.stderr), (Lane::Ended, Lane::Ended))
     }
 
-    fn end_sink(&mut self, connection: &mut Connection, channel: ChannelId) {
+    /// Gives up writing; returns how many bytes were left.
+    fn end_sink(&mut self) -> usize {
         self.sink = Sink::Ended;
-        let unwritten = self.queue.drain(..).map(|data| data.len()).sum();
-        connection.consumed(channel, unwritten);
+        self.queue.drain(..).map(|data| data.len()).sum()
     }
 
-    fn poll_inbound(
-        &mut self,
-        cx: &mut Context<'_>,
-        connection: &mut Connection,
-        channel: ChannelId,
-    ) -> bool {
+    /// Writes, and tells how many bytes are dealt with.
+    fn poll_inbound(&mut self, cx: &mut Context<'_>, mut consumed: impl FnMut(usize)) -> bool {
         let mut has_moved = false;
         for _ in 0..TURNS_MAX {
             match self.poll_write_once(cx) {
                 Poll::Pending => return has_moved,
                 Poll::Ready(Ok(0)) => break,
                 Poll::Ready(Ok(written)) => {
-                    connection.consumed(channel, written);
+                    consumed(written);
                     has_moved = true;
                 }
                 Poll::Ready(Err(_)) => {
-                    self.end_sink(connection, channel);
+                    consumed(self.end_sink());
                     return true;
                 }
             }

@@ -285,7 +285,7 @@ impl JumpConnection {
     }
 
     fn on_closed(&mut self, core: &mut Core<Done>, channel: ChannelId) {
-        core.pumps.remove(channel);
+        core.pumps.close(channel);
         if let (Stage::Admitted(user), Some(id)) = (&mut self.stage, self.channels.remove(&channel)) {
             user.limits.handle_close(id, limits::now(&*core.clock));
         }

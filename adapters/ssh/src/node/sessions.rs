@@ -17,6 +17,8 @@ use wayleave_runtime::random_bytes;
 use wayleave_ssh::{ChannelId, ChannelRequest, OpenFailure, ReplyToken};
 use wayleave_vocab::{Mono, SessionId};
 
+/// What a session that could not begin returns, as ssh does for its own failures.
+const FAILURE_STATUS: u32 = 255;
 /// Requests of one session that wait for the one before them.
 const REQUESTS_QUEUED_MAX: usize = 64;
 
@@ -214,8 +216,7 @@ impl NodeConnection {
                 );
                 let (id, reason) = (session.id, format!("not started: {error}"));
                 self.note_end(core, id, since, None, Some(reason));
-                core.say(channel, &error.user_text());
-                answer(core, reply, false);
+                fail(core, channel, &error.user_text(), reply);
                 self.forget_closed(channel);
             }
         }
@@ -285,7 +286,7 @@ impl NodeConnection {
 
     /// A channel of any kind is gone.
     pub(crate) fn on_closed(&mut self, core: &mut Core<Done>, channel: ChannelId) {
-        let traffic = core.pumps.remove(channel);
+        let traffic = core.pumps.close(channel);
         let Some(session) = self.sessions.get_mut(&channel) else { return };
         session.closed = Some(traffic);
         session.queue.clear();
@@ -347,7 +348,7 @@ impl NodeConnection {
 
     /// Refuses what a session should be, with a word to the user.
     pub(crate) fn refuse_work(
-        &self,
+        &mut self,
         core: &mut Core<Done>,
         channel: ChannelId,
         work: &SessionWork,
@@ -357,9 +358,23 @@ impl NodeConnection {
         if let Some(session) = self.sessions.get(&channel) {
             self.note_work_refused(core, session.id, work, &refused.reason);
         }
-        core.say(channel, &refused.text);
-        answer(core, reply, false);
+        if let Some(session) = self.sessions.get_mut(&channel) {
+            session.stage = SessionStage::Over;
+        }
+        fail(core, channel, &refused.text, reply);
     }
+}
+
+/// Ends a session that could not begin. Stock clients show nothing of why a request was refused, so it is
+/// granted, says why on its error stream, and ends as a failed command does.
+fn fail(core: &mut Core<Done>, channel: ChannelId, text: &str, reply: Option<ReplyToken>) {
+    answer(core, reply, true);
+    core.say(channel, text);
+    // A channel that takes no request is closed by the client already.
+    let _closed =
+        core.connection.request(channel, &ChannelRequest::ExitStatus { status: FAILURE_STATUS }, false);
+    core.connection.eof(channel);
+    core.connection.close(channel);
 }
 
 /// Answers a channel request if an answer is wanted.

@@ -26,7 +26,7 @@ use wayleave_resource::{
     LabelSelector, Lock, LockSpec, LockTarget, Metadata, Role, RoleConditions, RoleOptions, RoleSpec,
     RoleVersion,
 };
-use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup, random_bytes};
+use wayleave_runtime::{Clock, SystemClock, TaskGroup, random_bytes};
 use wayleave_ssh::{CertType, Certificate, CertificateTemplate, Credential, KeyPair, Options};
 use wayleave_vocab::{
     ClusterName, HostId, Labels, Login, NodeName, PolicyRevision, ResourceName, RoleName, TraceId, UserName,
@@ -219,7 +219,8 @@ impl World {
     /// `ssh` as a user, to be given more arguments; the host follows.
     pub(crate) fn ssh(&self, user: &str, more: &[&str]) -> Command {
         let mut ssh = Command::new("ssh");
-        ssh.args(self.options(user)).args(more).arg("127.0.0.1");
+        // Of options given twice, ssh takes the first.
+        ssh.args(more).args(self.options(user)).arg("127.0.0.1");
         ssh.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         ssh
     }
@@ -413,11 +414,4 @@ pub(crate) fn own_login() -> String {
 /// What a program printed.
 pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Drains a world: no new work, and the end soon.
-pub(crate) fn shut_down(world: &World) -> Shutdown {
-    let shutdown = world.tasks.shutdown();
-    shutdown.request();
-    shutdown
 }
