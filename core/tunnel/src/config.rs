@@ -42,7 +42,7 @@ impl Default for Config {
             spread: Duration::from_millis(500),
             stable_after: Duration::from_secs(10),
             search_wait_min: Duration::from_millis(100),
-            search_wait_max: Duration::from_secs(8),
+            search_wait_max: Duration::from_secs(4),
             search_rest: Duration::from_secs(60),
             search_tries: 6,
             strategy_deadline: Duration::from_secs(10),

@@ -165,10 +165,27 @@ impl Pool {
 
     /// The best thing to try now.
     fn choose(&mut self, census: &Census, now: Mono) -> Option<(Target, HostPort)> {
+        let is_hung = self.is_direct_hung(now);
+        if is_hung && let Some(shared) = self.choose_shared(now) {
+            return Some(shared);
+        }
         if let Some((proxy, address)) = self.choose_proxy(census, now) {
             return Some((Target::Proxy(proxy), address));
         }
-        if now < self.search.not_before || !self.needs_shared(census) {
+        if is_hung || self.needs_shared(census) { self.choose_shared(now) } else { None }
+    }
+
+    /// An attempt at a proxy's own address hangs, and nobody asks the shared one: such addresses may not work
+    /// from here at all.
+    fn is_direct_hung(&self, now: Mono) -> bool {
+        let hedge_after = self.config.hedge_after;
+        let is_hung =
+            |(_, target, at): (_, Target, Mono)| proxy_of(target).is_some() && now >= at.after(hedge_after);
+        self.attempts().any(is_hung) && self.attempts().all(|(_, target, _)| proxy_of(target).is_some())
+    }
+
+    fn choose_shared(&mut self, now: Mono) -> Option<(Target, HostPort)> {
+        if now < self.search.not_before {
             return None;
         }
         let count = self.bootstrap.len();

@@ -270,6 +270,18 @@ fn proxies_whose_addresses_do_not_work_are_sought_behind_the_shared_one() {
 }
 
 #[test]
+fn addresses_that_hang_do_not_keep_the_shared_one_from_being_tried() {
+    let mut rig = Rig::new(peering(2));
+    let first = rig.only_dial();
+    rig.up(&first, 1, 1);
+    rig.list((1..=9).map(direct).collect());
+    while rig.dials.iter().all(|dial| dial.wanted.is_some()) {
+        rig.wake();
+    }
+    assert!(rig.now < Mono::ZERO.after(Duration::from_secs(2)), "{:?}", rig.now);
+}
+
+#[test]
 fn a_draining_tunnel_is_replaced_before_it_is_closed() {
     let mut rig = Rig::new(peering(1));
     let first = rig.only_dial();
