@@ -20,7 +20,7 @@ use wayleave_vocab::{HostId, HostPort, Incarnation, Labels, SystemRole};
 /// Labels that Auth itself sets begin with this.
 const PREFIX: &str = "wayleave.dev/";
 const ZONE: &str = "wayleave.dev/zone";
-const DIRECT_ADDRESS: &str = "wayleave.dev/direct-address";
+pub(crate) const DIRECT_ADDRESS: &str = "wayleave.dev/direct-address";
 const DRAINING: &str = "wayleave.dev/draining";
 const INCARNATION: &str = "wayleave.dev/incarnation";
 /// Most resources that one process registers.

@@ -8,6 +8,7 @@ use crate::authorities::SubjectKeys;
 use crate::keys;
 use crate::one_time_code::TotpSecret;
 use crate::password::{HashError, check_rules};
+use crate::presence::DIRECT_ADDRESS;
 use crate::records::{Stored, put};
 use crate::request_error::RequestError;
 use crate::resource_store::put_operation;
@@ -22,7 +23,7 @@ use wayleave_api::auth::{
     AcceptInviteRequest, BeginInviteResponse, CreateUserRequest, InviteResponse, ResetUserRequest,
     TraitValues, UserCertificates,
 };
-use wayleave_resource::{Kind, Metadata, Resource, SecondFactor, User, UserSpec, UserStatus};
+use wayleave_resource::{Kind, Metadata, Proxy, Resource, SecondFactor, User, UserSpec, UserStatus};
 use wayleave_runtime::random_bytes;
 use wayleave_store::{Condition, Operation, StoreError};
 use wayleave_vocab::{Login, RoleName, Secret, Traits, UserName, Wall};
@@ -138,11 +139,17 @@ impl AuthCore {
         }
     }
 
+    /// Where people reach the cluster: a public address, else a proxy by its own.
     fn public_address(&self) -> Option<String> {
-        self.mirror.all(Kind::Proxy).iter().find_map(|mirrored| match &mirrored.resource {
-            Resource::Proxy(proxy) => proxy.spec.public_addrs.first().map(ToString::to_string),
-            _ => None,
-        })
+        let proxies = self.mirror.all(Kind::Proxy);
+        let find = |of: fn(&Proxy) -> Option<String>| {
+            proxies.iter().find_map(|mirrored| match &mirrored.resource {
+                Resource::Proxy(proxy) => of(proxy),
+                _ => None,
+            })
+        };
+        find(|proxy| proxy.spec.public_addrs.first().map(ToString::to_string))
+            .or_else(|| find(|proxy| proxy.metadata.labels.get(DIRECT_ADDRESS).map(ToOwned::to_owned)))
     }
 
     /// What the invitation asks of its holder.
