@@ -165,7 +165,7 @@ impl Driver {
     fn learn(&mut self, view: &wayleave_api::agent::ClusterView) {
         let now = self.now();
         if let Some(strategy) = proxy_list::strategy(view) {
-            self.pool.handle_strategy(strategy, now);
+            self.pool.handle_strategy_at(strategy, view.revision, now);
         }
         if let Err(error) = self.pool.handle_proxies(proxy_list::proxies(view), now) {
             tracing::warn!(%error, "the list of proxies is refused");

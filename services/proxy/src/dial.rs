@@ -110,7 +110,6 @@ struct Run<'a> {
     attempts: BTreeMap<AttemptId, (Way, Shutdown)>,
     established: BTreeMap<AttemptId, BoxStream>,
     final_words: BTreeMap<AttemptId, DialRefusal>,
-    refreshing_until: Option<Mono>,
     learned: watch::Receiver<u64>,
     answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
 }
@@ -125,7 +124,6 @@ impl<'a> Run<'a> {
             attempts: BTreeMap::new(),
             established: BTreeMap::new(),
             final_words: BTreeMap::new(),
-            refreshing_until: None,
             learned: shared.routes.learned.subscribe(),
             answers: mpsc::channel(ANSWERS_MAX),
         }
@@ -140,8 +138,7 @@ impl<'a> Run<'a> {
                 match effect {
                     PlanEffect::Done(outcome) => return self.finish(outcome),
                     // Peers and Auth push their news by themselves: what is known is current, and more may come.
-                    PlanEffect::Refresh { deadline } => {
-                        self.refreshing_until = Some(deadline);
+                    PlanEffect::Refresh { .. } => {
                         let (local, candidates) = self.candidates();
                         plan.handle_candidates(local, candidates, self.shared.clock.mono());
                     }
@@ -163,10 +160,9 @@ impl<'a> Run<'a> {
     async fn wait(&mut self, plan: &mut DialPlan) {
         let now = self.shared.clock.mono();
         let pause = plan.poll_timeout().map_or(LOOK_MAX, |at| at.since(now).min(LOOK_MAX));
-        let is_refreshing = self.refreshing_until.is_some_and(|until| now < until);
         tokio::select! {
             Some(answer) = self.answers.1.recv() => self.answered(plan, answer),
-            Ok(()) = self.learned.changed(), if is_refreshing => {
+            Ok(()) = self.learned.changed() => {
                 let (local, candidates) = self.candidates();
                 plan.handle_candidates(local, candidates, self.shared.clock.mono());
             }
