@@ -48,6 +48,15 @@ pub(crate) async fn run(shared: Arc<Shared>, shutdown: Shutdown) {
     driver.drain(&mut news).await;
 }
 
+/// One dial that the pool wants.
+struct Attempt {
+    id: TunnelId,
+    address: HostPort,
+    wanted: Option<wayleave_vocab::HostId>,
+    avoid: Vec<wayleave_tunnel::Connected>,
+    deadline: Mono,
+}
+
 struct Driver {
     shared: Arc<Shared>,
     pool: Pool,
@@ -62,9 +71,7 @@ impl Driver {
             match effect {
                 Effect::FetchStrategy { deadline } => self.fetch_strategy(deadline),
                 Effect::Dial { id, address, wanted, avoid, deadline } => {
-                    let given_up = Shutdown::new();
-                    self.dials.insert(id, given_up.clone());
-                    self.dial(id, address, wanted, avoid, deadline, given_up);
+                    self.dial(Attempt { id, address, wanted, avoid, deadline });
                 }
                 Effect::Abandon { id } => {
                     if let Some(given_up) = self.dials.remove(&id) {
@@ -193,17 +200,12 @@ impl Driver {
         });
     }
 
-    fn dial(
-        &self,
-        id: TunnelId,
-        address: HostPort,
-        wanted: Option<wayleave_vocab::HostId>,
-        avoid: Vec<wayleave_tunnel::Connected>,
-        deadline: Mono,
-        given_up: Shutdown,
-    ) {
+    fn dial(&mut self, attempt: Attempt) {
+        let given_up = Shutdown::new();
+        self.dials.insert(attempt.id, given_up.clone());
         let (shared, news) = (self.shared.clone(), self.news.clone());
         self.shared.tasks.spawn_many(async move {
+            let Attempt { id, address, wanted, avoid, deadline } = attempt;
             let within = deadline.since(shared.clock.mono());
             let attempt = tokio::time::timeout(within, tunnel::dial(&shared, &address, wanted, &avoid));
             let Some(result) = given_up.until(attempt).await else { return };
