@@ -4,12 +4,10 @@ use crate::access::Access;
 use crate::failure::{Exit, Failure};
 use std::str::FromStr;
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 use wayleave_api::ALPN_DIAL;
 use wayleave_dial::{DialRefusal, DialRequest, DialResponse, DialRoute, DialTarget, VERSION};
 use wayleave_keystore::client_config;
-use wayleave_net::{connect_tls, read_message, write_message};
+use wayleave_net::{BoxStream, connect_tls, read_message, write_message};
 use wayleave_runtime::random_bytes;
 use wayleave_vocab::{ClusterName, HostPort, NodeName, SystemRole, TraceId};
 
@@ -17,7 +15,7 @@ use wayleave_vocab::{ClusterName, HostPort, NodeName, SystemRole, TraceId};
 const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A stream that speaks the node's own protocol.
-pub(crate) type NodeStream = TlsStream<TcpStream>;
+pub(crate) type NodeStream = BoxStream;
 
 /// A node as people write it: `[login@]node[.cluster][:port]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +120,7 @@ async fn dial_through(
     tracing::debug!(%proxy, %node, trace_id = %request.trace_id, "dialling");
     write_message(&mut stream, &request).await.map_err(|e| Attempt::Next(e.into()))?;
     match read_message(&mut stream, DIAL_TIMEOUT).await.map_err(|e| Attempt::Next(e.into()))? {
-        DialResponse::Established { route } => Ok((stream, route)),
+        DialResponse::Established { route } => Ok((Box::new(stream), route)),
         DialResponse::Refused { refusal } => Err(match &refusal {
             DialRefusal::Unavailable { .. } | DialRefusal::NotHere { .. } => Attempt::Next(refusal.into()),
             DialRefusal::UnknownTarget { .. }

@@ -525,3 +525,86 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod copying {
+    use super::*;
+    use crate::ssh::test_node::{connected, pattern};
+    use std::os::unix::fs::symlink;
+
+    async fn transfer(is_recursive: bool, is_preserving: bool) -> Transfer {
+        let session = SftpSession::open(connected().await).await.unwrap();
+        Transfer::new(session, Options { is_recursive, is_preserving, shows_progress: false })
+    }
+
+    fn text(path: &Path) -> String {
+        path.to_str().unwrap().to_owned()
+    }
+
+    #[tokio::test]
+    async fn a_large_file_goes_there_and_back_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let (here, there, back) =
+            (directory.path().join("a"), directory.path().join("b"), directory.path().join("c"));
+        let content = pattern(3_000_001);
+        fs::write(&here, &content).unwrap();
+        fs::set_permissions(&here, Permissions::from_mode(0o640)).unwrap();
+        let mut transfer = transfer(false, true).await;
+        transfer.upload_all(&[here], &text(&there)).await.unwrap();
+        assert!(fs::read(&there).unwrap() == content);
+        assert_eq!(fs::metadata(&there).unwrap().mode() & 0o777, 0o640);
+        transfer.download_all(&[text(&there)], &back).await.unwrap();
+        assert!(fs::read(&back).unwrap() == content);
+        transfer.finish().await;
+    }
+
+    #[tokio::test]
+    async fn trees_are_copied_both_ways_and_links_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        fs::create_dir_all(root.join("tree/deep/empty")).unwrap();
+        fs::write(root.join("tree/one"), "1").unwrap();
+        fs::write(root.join("tree/deep/two"), "").unwrap();
+        symlink("one", root.join("tree/link")).unwrap();
+        fs::create_dir(root.join("node")).unwrap();
+        let mut transfer = transfer(true, true).await;
+        transfer.upload_all(&[root.join("tree")], &text(&root.join("node"))).await.unwrap();
+        transfer.download_all(&[text(&root.join("node/tree"))], &root.join("back")).await.unwrap();
+        for copy in ["node/tree", "back"] {
+            let copy = root.join(copy);
+            assert_eq!(fs::read_to_string(copy.join("link")).unwrap(), "1");
+            assert_eq!(fs::read_to_string(copy.join("deep/two")).unwrap(), "");
+            assert!(copy.join("deep/empty").is_dir());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_copied_is_told_and_the_rest_is_copied() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        fs::write(root.join("good"), "x").unwrap();
+        fs::create_dir(root.join("dir")).unwrap();
+        fs::create_dir(root.join("node")).unwrap();
+        let mut first = transfer(false, false).await;
+        let sources = [root.join("missing"), root.join("dir"), root.join("good")];
+        let failure = first.upload_all(&sources, &text(&root.join("node"))).await.unwrap_err();
+        assert_eq!(failure.message, "2 files were not copied");
+        assert!(root.join("node/good").exists() && !root.join("node/dir").exists());
+        let mut second = transfer(false, false).await;
+        let failure = second.download_all(&[text(&root.join("nowhere"))], root).await.unwrap_err();
+        assert_eq!(failure.exit, Exit::NotFound);
+        let failure = second.upload_all(&sources, &text(&root.join("nowhere"))).await.unwrap_err();
+        assert!(failure.message.contains("no directory"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn a_loop_of_links_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        fs::create_dir_all(root.join("tree")).unwrap();
+        symlink(".", root.join("tree/loop")).unwrap();
+        let mut transfer = transfer(true, false).await;
+        let result = transfer.upload_all(&[root.join("tree")], &text(&root.join("copy"))).await;
+        assert!(result.is_err());
+    }
+}

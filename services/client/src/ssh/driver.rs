@@ -377,3 +377,155 @@ impl From<DriverError> for Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ssh::test_node::{BURST_BYTES, connected, pattern};
+    use std::sync::{Arc, Mutex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, empty, sink};
+    use wayleave_net::BoxStream;
+    use wayleave_ssh::TcpEndpoint;
+
+    type Node = Driver<BoxStream>;
+
+    /// Opens a session and asks for a command.
+    async fn exec(driver: &mut Node, command: &'static str) -> ChannelId {
+        let channel = driver.connection().open(&ChannelOpen::Session).unwrap();
+        while !matches!(driver.next().await.unwrap(), Notice::Opened(opened) if opened == channel) {}
+        let request = ChannelRequest::Exec { command: Bytes::from_static(command.as_bytes()) };
+        driver.connection().request(channel, &request, true).unwrap();
+        channel
+    }
+
+    /// Runs until the channel is gone; gives the exit status.
+    async fn until_closed(driver: &mut Node, channel: ChannelId) -> Option<u32> {
+        let mut exit = None;
+        loop {
+            match driver.next().await.unwrap() {
+                Notice::Request { request: ChannelRequest::ExitStatus { status }, .. } => exit = Some(status),
+                Notice::Closed(closed) if closed == channel => return exit,
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes everything that is written to it, in small bites.
+    #[derive(Clone, Default)]
+    struct Collected(Arc<Mutex<Vec<u8>>>);
+
+    impl AsyncWrite for Collected {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+            let bite = &data[..data.len().min(10_000)];
+            self.0.lock().unwrap().extend_from_slice(bite);
+            Poll::Ready(Ok(bite.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn the_exit_status_and_every_byte_of_output_arrive() {
+        let mut driver = connected().await;
+        let channel = exec(&mut driver, "burst").await;
+        let out = Collected::default();
+        driver.attach(channel, Endpoint::session(None, Box::new(out.clone()), Box::new(sink())));
+        assert_eq!(until_closed(&mut driver, channel).await, Some(3));
+        assert!(*out.0.lock().unwrap() == pattern(BURST_BYTES));
+    }
+
+    #[tokio::test]
+    async fn input_goes_to_the_command_and_its_end_too() {
+        let mut driver = connected().await;
+        let channel = exec(&mut driver, "cat").await;
+        let sent = pattern(700_000);
+        let input = std::io::Cursor::new(sent.clone());
+        let out = Collected::default();
+        let endpoint = Endpoint::session(Some(Box::new(input)), Box::new(out.clone()), Box::new(sink()));
+        driver.attach(channel, endpoint);
+        assert_eq!(until_closed(&mut driver, channel).await, Some(0));
+        assert!(*out.0.lock().unwrap() == sent);
+    }
+
+    #[tokio::test]
+    async fn a_command_without_input_sees_its_end_at_once() {
+        let mut driver = connected().await;
+        let channel = exec(&mut driver, "cat").await;
+        driver.attach(channel, Endpoint::session(None, Box::new(sink()), Box::new(sink())));
+        assert_eq!(until_closed(&mut driver, channel).await, Some(0));
+    }
+
+    #[tokio::test]
+    async fn an_output_that_nobody_reads_ends_the_command() {
+        let mut driver = connected().await;
+        let channel = exec(&mut driver, "burst").await;
+        let (out, reader) = duplex(16);
+        drop(reader);
+        driver.attach(channel, Endpoint::session(Some(Box::new(empty())), Box::new(out), Box::new(sink())));
+        while !matches!(driver.next().await.unwrap(), Notice::OutputBroken(_)) {}
+        driver.connection().request(channel, &ChannelRequest::EndOfWrite, false).unwrap();
+        assert!(until_closed(&mut driver, channel).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_holds_up_only_its_own_channel() {
+        let mut driver = connected().await;
+        let slow = exec(&mut driver, "burst").await;
+        let (out, _reader) = duplex(16);
+        driver.attach(slow, Endpoint::session(None, Box::new(out), Box::new(sink())));
+        let quick = exec(&mut driver, "exit 5").await;
+        driver.attach(quick, Endpoint::session(None, Box::new(sink()), Box::new(sink())));
+        assert_eq!(until_closed(&mut driver, quick).await, Some(5));
+    }
+
+    #[tokio::test]
+    async fn a_forwarded_connection_carries_bytes_and_half_close() {
+        let mut driver = connected().await;
+        let target = TcpEndpoint { host: "db".into(), port: 1 };
+        let open = ChannelOpen::DirectTcpip { target: target.clone(), originator: target };
+        let channel = driver.connection().open(&open).unwrap();
+        while !matches!(driver.next().await.unwrap(), Notice::Opened(_)) {}
+        let (near, mut far) = duplex(1000);
+        let (reader, writer) = tokio::io::split(near);
+        let endpoint = Endpoint::plain(Box::new(reader), Box::new(writer));
+        driver.attach(channel, endpoint.with_prefix(Bytes::from_static(b"hi ")));
+        let client = async {
+            far.write_all(b"there").await.unwrap();
+            far.shutdown().await.unwrap();
+            let mut got = Vec::new();
+            far.read_to_end(&mut got).await.unwrap();
+            got
+        };
+        let (_, got) = tokio::join!(until_closed(&mut driver, channel), client);
+        assert_eq!(got, b"hi there");
+    }
+
+    #[tokio::test]
+    async fn refusals_and_hang_ups_are_told() {
+        let mut driver = connected().await;
+        let target = TcpEndpoint { host: "refused".into(), port: 1 };
+        let open = ChannelOpen::DirectTcpip { target: target.clone(), originator: target };
+        driver.connection().open(&open).unwrap();
+        let notice = driver.next().await.unwrap();
+        assert!(matches!(notice, Notice::OpenFailed { reason: OpenFailure::Prohibited, .. }), "{notice:?}");
+
+        let channel = exec(&mut driver, "refuse").await;
+        driver.attach(channel, Endpoint::session(None, Box::new(sink()), Box::new(sink())));
+        while !matches!(driver.next().await.unwrap(), Notice::Answered { is_granted: false, .. }) {}
+
+        exec(&mut driver, "hang up").await;
+        let end = loop {
+            if let Err(error) = driver.next().await {
+                break error;
+            }
+        };
+        assert_eq!(end, DriverError::Closed);
+        assert_eq!(Failure::from(end).exit, Exit::Unreachable);
+    }
+}

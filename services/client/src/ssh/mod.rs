@@ -10,6 +10,8 @@ mod escape;
 mod forward;
 mod session;
 mod socks;
+#[cfg(test)]
+pub(crate) mod test_node;
 
 use crate::access::Access;
 use crate::cli::GlobalArgs;
