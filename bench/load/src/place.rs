@@ -1,0 +1,60 @@
+//! What runs during several rows: started for the first that wants it, ended with the program.
+
+use crate::cluster::{Peered, Site};
+use crate::openssh::OpenSsh;
+use crate::options::Options;
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+
+pub(crate) struct Place<'a> {
+    pub(crate) options: &'a Options,
+    field: Option<Field>,
+    directories: usize,
+    // Last, so that what runs in it is gone before.
+    directory: tempfile::TempDir,
+}
+
+/// Wayleave and its peer, side by side.
+pub(crate) struct Field {
+    pub(crate) peered: Peered,
+    pub(crate) openssh: OpenSsh,
+}
+
+impl<'a> Place<'a> {
+    /// # Errors
+    /// When there is no temporary directory.
+    pub(crate) fn new(options: &'a Options) -> Result<Self> {
+        let directory =
+            tempfile::Builder::new().prefix("wayleave-bench-").tempdir().context("a temporary directory")?;
+        Ok(Self { options, field: None, directories: 0, directory })
+    }
+
+    /// Wayleave's processes beside sshd's.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub(crate) fn field(&mut self) -> Result<&Field> {
+        if self.field.is_none() {
+            eprintln!("  starting Auth, two peered proxies and an agent; two sshd");
+            let peered = Peered::start(self.site()?)?;
+            let openssh = OpenSsh::start(&self.directory.path().join("openssh"))?;
+            self.field = Some(Field { peered, openssh });
+        }
+        self.field.as_ref().context("they were started just now")
+    }
+
+    /// Ends what [`Place::field`] started, so that it does not stand beside other measurements.
+    pub(crate) fn clear(&mut self) {
+        self.field = None;
+    }
+
+    /// A fresh directory for a cluster.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) fn site(&mut self) -> Result<Site> {
+        self.directories += 1;
+        let directory: PathBuf = self.directory.path().join(format!("site-{}", self.directories));
+        Site::new(directory, &self.options.bin_dir)
+    }
+}

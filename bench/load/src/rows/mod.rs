@@ -1,0 +1,78 @@
+//! The rows of BUDGETS that are measured, each in a module.
+
+mod memory;
+mod session;
+mod size;
+mod start;
+mod stream;
+
+use crate::place::Place;
+use crate::report::Findings;
+use anyhow::{Result, bail};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Row {
+    StockSession,
+    WaySession,
+    Stream,
+    Start,
+    Memory,
+    Size,
+}
+
+impl Row {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::StockSession, Self::WaySession, Self::Stream, Self::Start, Self::Memory, Self::Size];
+
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        match Self::ALL.into_iter().find(|row| row.number().to_string() == text) {
+            Some(row) => Ok(row),
+            None => bail!("{text:?} is no option and no row that is measured"),
+        }
+    }
+
+    /// As BUDGETS counts.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::StockSession => 1,
+            Self::WaySession => 2,
+            Self::Stream => 3,
+            Self::Start => 5,
+            Self::Memory => 6,
+            Self::Size => 7,
+        }
+    }
+
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::StockSession => "`ssh node true`, stock OpenSSH via `way proxy ssh`, peered, cold",
+            Self::WaySession => "`way ssh node true`, peered, new connection",
+            Self::Stream => "one SSH stream, aes128-gcm, stock client, peered and one hop",
+            Self::Start => "start to listening, all roles, existing data directory",
+            Self::Memory => "resident memory: idle agent; proxy + Auth + SSH in one process",
+            Self::Size => "release binary sizes, stripped",
+        }
+    }
+
+    pub(crate) fn goal(self) -> &'static str {
+        match self {
+            Self::StockSession => "<= 0.6 x `ssh -J`, <= 1.0 x direct",
+            Self::WaySession => "<= 0.2 x `ssh -J`",
+            Self::Stream => "peered >= 1.0 x `ssh -J` (stretch 1.2); one hop >= 1.5 x 0.46 x direct",
+            Self::Start => "<= 150 ms",
+            Self::Memory => "<= 12 MiB / <= 30 MiB, after 100 sessions and 60 s idle",
+            Self::Size => "daemon <= 40 MB, `way` <= 15 MB",
+        }
+    }
+
+    pub(crate) fn measure(self, place: &mut Place<'_>) -> Result<Findings> {
+        match self {
+            Self::StockSession => session::stock(place),
+            Self::WaySession => session::way(place),
+            Self::Stream => stream::measure(place),
+            Self::Start => start::measure(place),
+            Self::Memory => memory::measure(place),
+            Self::Size => size::measure(place),
+        }
+    }
+}
