@@ -137,20 +137,19 @@ fn a_process_with_a_wrong_pin_trusts_nobody(cluster: &Cluster) {
     assert_says(&log, &["ca_pin"]);
 }
 
+/// A caller learns only with the right secret what a token is for.
 fn the_operator_reads_why_and_the_caller_only_what_he_may_know(cluster: &Cluster) {
     let mark = cluster.auth.log_mark();
-    let wrong_role = cluster.add_token("proxy", "10m");
-    let first = refused(cluster, "told-wrong-role", |file| file.token = wrong_role);
-    cluster.auth.wait_for_log(mark, "join");
-    let second = refused(cluster, "told-unknown", |file| file.token = canary("told"));
-    // The refusal that a caller reads does not tell a wrong secret from a wrong role.
+    let token = cluster.add_token("node", "10m");
+    let (name, _) = token.rsplit_once('.').unwrap();
+    let wrong = format!("{name}.{}", canary("told"));
+    let wrong_secret = refused(cluster, "told-wrong-secret", |file| file.token = wrong);
+    let unknown = refused(cluster, "told-unknown", |file| file.token = format!("no-such.{}", canary("told")));
     let refusal = |log: &str| log.lines().find(|line| line.starts_with("error:")).map(str::to_owned);
-    assert_eq!(refusal(&first), refusal(&second));
+    assert_eq!(refusal(&wrong_secret), refusal(&unknown));
     let operator = cluster.auth.log_since(mark).to_lowercase();
-    assert!(
-        operator.contains("role") && operator.contains("unknown") || operator.contains("no such"),
-        "{operator}"
-    );
+    assert!(operator.contains("wrong secret for the token"), "{operator}");
+    assert!(operator.contains("there is no token no-such"), "{operator}");
 }
 
 fn m_secrets_are_on_no_command_line(cluster: &Cluster) {

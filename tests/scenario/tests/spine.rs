@@ -1,8 +1,6 @@
 //! The path that everything else stands on: stock `ssh`, through one of two peered proxies, to an agent that has a
 //! tunnel to one of them only and listens nowhere.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
 use wayleave_scenario::{Cluster, check_all, listening_ports};
 
 #[test]
