@@ -28,7 +28,8 @@ const RESOURCES_MAX: usize = 64;
 const ATTEMPTS_MAX: usize = 16;
 
 impl AuthCore {
-    /// Makes what the caller registered the whole of what he serves.
+    /// Makes what the caller registered the whole of what it serves: a proxy speaks of itself, an agent of everything
+    /// else, so that the services of one process do not undo each other.
     pub(crate) async fn register(
         &self,
         caller: &HostPrincipal,
@@ -50,10 +51,16 @@ impl AuthCore {
                 Resource::parse_json(json).map_err(|errors| RequestError::Invalid(errors.to_string()))?;
             add(self.check_registration(caller, resource).await?)?;
         }
+        let kind = if request.proxy.is_some() { Kind::Proxy } else { Kind::Node };
         if let Some(record) = request.proxy {
             add(self.check_registration(caller, proxy_of_record(caller.host_id, record)?).await?)?;
         }
-        self.replace_registered(caller.host_id, wanted).await
+        if let Some(other) = wanted.keys().find(|wanted| **wanted != kind) {
+            return Err(RequestError::Invalid(format!(
+                "a {other} does not go with a {kind} in one registration"
+            )));
+        }
+        self.replace_registered(caller.host_id, kind, wanted.remove(&kind)).await
     }
 
     /// A resource as it will be stored, if the caller may register it.
@@ -117,21 +124,19 @@ impl AuthCore {
     async fn replace_registered(
         &self,
         host: HostId,
-        mut wanted: BTreeMap<Kind, Resource>,
+        kind: Kind,
+        wanted: Option<Resource>,
     ) -> Result<(), RequestError> {
-        let mut operations = Vec::new();
-        for kind in [Kind::Node, Kind::Proxy] {
-            let before = self.mirror.get(kind, &host.to_string());
-            match (before, wanted.remove(&kind)) {
-                (Some(before), Some(after)) if before.resource == after => {}
-                (_, Some(after)) => operations.push(put_operation(&after)),
-                (Some(_), None) => {
-                    let key = keys::resource(kind, &host.to_string());
-                    operations.extend(key.map(|key| Operation::Delete { key }));
-                }
-                (None, None) => {}
-            }
-        }
+        let before = self.mirror.get(kind, &host.to_string());
+        let operations = match (before, wanted) {
+            (Some(before), Some(after)) if before.resource == after => Vec::new(),
+            (_, Some(after)) => vec![put_operation(&after)],
+            (Some(_), None) => keys::resource(kind, &host.to_string())
+                .map(|key| Operation::Delete { key })
+                .into_iter()
+                .collect(),
+            (None, None) => Vec::new(),
+        };
         if operations.is_empty() {
             return Ok(());
         }

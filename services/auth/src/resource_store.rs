@@ -7,9 +7,9 @@ use crate::keys;
 use crate::records::decode_resource;
 use crate::request_error::RequestError;
 use wayleave_policy::{CompiledRole, widens_own_role, widens_own_user};
-use wayleave_resource::{Kind, Resource, Role, User, UserStatus};
+use wayleave_resource::{Kind, Lock, LockSpec, LockTarget, Metadata, Resource, Role, User, UserStatus};
 use wayleave_store::{Condition, Item, Operation, Revision, StoreError};
-use wayleave_vocab::{RoleName, UserName, Wall};
+use wayleave_vocab::{ResourceName, RoleName, UserName, Wall};
 
 /// How often a write is tried again when somebody else wrote at the same time.
 const ATTEMPTS_MAX: usize = 4;
@@ -104,7 +104,7 @@ impl AuthCore {
         let mut conditions = match (&before, mode) {
             (Some(_), WriteMode::Create) => {
                 return Err(RequestError::AlreadyExists(format!(
-                    "{} exists already: use `way create -f --force` or `way edit` to change it",
+                    "{} exists already: use `way create --force` or `way edit` to change it",
                     title(&resource)
                 )));
             }
@@ -152,14 +152,35 @@ impl AuthCore {
         self.check_deletable(kind, name)?;
         let mut operations = vec![Operation::Delete { key: key.clone() }];
         operations.extend(self.goes_with(kind, name));
-        let event = deleted(kind, name, by);
+        let mut events = vec![deleted(kind, name, by)];
+        if let (Kind::User, Ok(user)) = (kind, UserName::parse(name)) {
+            let lock = Resource::Lock(self.lock_of_removed_user(&user, by));
+            operations.push(put_operation(&lock));
+            events.push(written(&lock, true, by));
+        }
         let condition = Condition::RevisionIs(key, item.revision);
         let committed = self
-            .commit_audited(vec![condition], operations, vec![event])
+            .commit_audited(vec![condition], operations, events)
             .await
             .map_err(RequestError::store("delete"))?;
         self.mirror.seen(committed.revision).await;
         Ok(())
+    }
+
+    /// Agents know no users, only certificates: a lock keeps a removed user out until the last of his has run out.
+    fn lock_of_removed_user(&self, user: &UserName, by: &Author) -> Lock {
+        let now = self.clock.wall();
+        Lock {
+            name: removed_user_lock(user),
+            metadata: Metadata::default(),
+            spec: LockSpec {
+                target: LockTarget::User(user.clone()),
+                message: "the user was removed".to_owned(),
+                expires: Some(now.after(self.config.lifetimes.user_max)),
+                created_at: Some(now),
+                created_by: Some(by.user.clone()),
+            },
+        }
     }
 
     fn check_deletable(&self, kind: Kind, name: &str) -> Result<(), RequestError> {
@@ -210,6 +231,12 @@ impl AuthCore {
             | Kind::ClusterAuthPreference => Vec::new(),
         }
     }
+}
+
+/// Name of the lock that stands for a user who was removed.
+pub(crate) fn removed_user_lock(user: &UserName) -> ResourceName {
+    let name: String = format!("removed-user-{user}").chars().take(ResourceName::BYTES_MAX).collect();
+    ResourceName::parse(name).expect("a prefix and the alphabet of user names make a resource name")
 }
 
 /// A role that cannot be enforced is refused with everything that is wrong with it.

@@ -11,7 +11,7 @@ use crate::password::{HashError, check_rules};
 use crate::presence::DIRECT_ADDRESS;
 use crate::records::{Stored, put};
 use crate::request_error::RequestError;
-use crate::resource_store::put_operation;
+use crate::resource_store::{put_operation, removed_user_lock};
 use crate::token_secret::{SecretHash, generate};
 use crate::tokens::lifetime;
 use crate::user_secrets::{UserSecrets, replace};
@@ -63,6 +63,7 @@ impl AuthCore {
             "an invitation",
         )?;
         let user = parse_user(request, &by.user, now)?;
+        self.check_not_removed(&user.name, now)?;
         let mut conditions = self.roles_exist(&user)?;
         let key = keys::resource(Kind::User, user.name.as_str())
             .ok_or_else(|| RequestError::Invalid(format!("{} cannot be the name of a user", user.name)))?;
@@ -83,6 +84,21 @@ impl AuthCore {
             })?;
         self.mirror.seen(committed.revision).await;
         Ok(self.invite_response(&name, &token, invite.expires))
+    }
+
+    /// A new user must not be entered with certificates of a former one of his name.
+    fn check_not_removed(&self, name: &UserName, now: Wall) -> Result<(), RequestError> {
+        let lock = removed_user_lock(name);
+        let in_force = self.mirror.get(Kind::Lock, lock.as_str()).is_some_and(
+            |mirrored| matches!(&mirrored.resource, Resource::Lock(lock) if lock.spec.is_in_force(now)),
+        );
+        if !in_force {
+            return Ok(());
+        }
+        Err(RequestError::AlreadyExists(format!(
+            "a user {name} was removed a short while ago and may still hold certificates: choose another name, or take \
+             the lock away with `way locks rm {lock}` if it is the same person"
+        )))
     }
 
     /// Takes password and second factor away and makes a new invitation.
