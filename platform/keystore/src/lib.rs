@@ -18,5 +18,8 @@ pub use identity_dir::{IdentityDir, IdentityDirError};
 pub use policy_keeper::{PolicyKeeper, PolicyKeeperError};
 pub use policy_signer::{PolicySigner, PolicySignerError, verify_policy_signature};
 pub use private_file::{read_private, write_private};
-pub use tls::{ClientAuth, ServerName, TlsConfigError, client_config, pinned_client_config, server_config};
+pub use tls::{
+    ClientAuth, ServerName, TlsConfigError, client_config, pinned_client_config, public_client_config,
+    server_config,
+};
 pub use trust::{Audience, IdentifyError, Pins, TrustStore, pin_of_certificate, principal_from_certificate};

@@ -5,7 +5,7 @@ use crate::trust::{
     Audience, IdentifyError, Pins, TrustStore, principal_from_certificate, verify_server_with_root,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ClientConfig, ResolvesClientCert};
+use rustls::client::{ClientConfig, ResolvesClientCert, WebPkiServerVerifier};
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
 };
@@ -15,7 +15,9 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig};
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
+};
 use std::sync::Arc;
 use wayleave_identity::Principal;
 use wayleave_vocab::{HostId, SystemRole, Wall};
@@ -101,6 +103,26 @@ pub fn pinned_client_config(
             as Arc<dyn ServerCertVerifier>
     };
     build_client(&Credentials::empty(), verifier, alpn)
+}
+
+/// A client configuration as a browser's: the server has a certificate for its name that the system's own authorities
+/// vouch for (`SSL_CERT_FILE` and `SSL_CERT_DIR` in their place); or it is a proxy of the cluster that `trust` knows.
+/// For HTTP/1.1; nothing is presented.
+///
+/// # Errors
+/// When the provider lacks a version of TLS.
+pub fn public_client_config(trust: Option<&TrustStore>) -> Result<Arc<ClientConfig>, TlsConfigError> {
+    let provider: Arc<CryptoProvider> = Arc::new(aws_lc_rs::default_provider());
+    let verifier = PublicServer { trust: trust.cloned(), provider: provider.clone() };
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsConfigError)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
 }
 
 /// All certificates in a PEM text, in order; other PEM blocks are passed over.
@@ -301,6 +323,79 @@ impl ServerCertVerifier for PinnedServer {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+/// Accepts a server that the system's authorities vouch for by its name, or a proxy of the cluster.
+#[derive(Debug)]
+struct PublicServer {
+    trust: Option<TrustStore>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl PublicServer {
+    fn is_proxy(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> bool {
+        let chain: Vec<_> = std::iter::once(leaf).chain(intermediates).cloned().collect();
+        let principal = self
+            .trust
+            .as_ref()
+            .and_then(|trust| trust.identify(&chain, Audience::Server, Wall::from_secs(now.as_secs())).ok());
+        principal.is_some_and(|principal| principal.as_host_with(SystemRole::Proxy).is_some())
+    }
+}
+
+impl ServerCertVerifier for PublicServer {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if self.is_proxy(leaf, intermediates, now) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        // Read when they are needed, which is seldom, instead of being kept by every process.
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::debug!(%error, "some of the system's authorities cannot be read");
+        }
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(found.certs);
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
+            .build()
+            .map_err(|_| Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        verifier.verify_server_cert(leaf, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

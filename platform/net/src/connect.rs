@@ -1,8 +1,12 @@
-//! Outbound connections: TCP and TLS with deadlines around the whole attempt.
+//! Outbound connections: TCP and TLS with deadlines around the whole attempt; and the way to the cluster's public port
+//! through a balancer that ends TLS itself.
 
 use crate::accept::tune;
+use crate::stream::BoxStream;
+use crate::upgrade::UpgradedStream;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +17,7 @@ use wayleave_vocab::HostPort;
 
 /// How long one attempt may take: names, TCP and TLS together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const HTTPS_PORT: u16 = 443;
 
 /// A connection that did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -74,9 +79,7 @@ pub async fn connect_tls(
         let stream = connect_tcp(address).await?;
         tls_over(address, config, stream).await
     };
-    tokio::time::timeout(CONNECT_TIMEOUT, attempt)
-        .await
-        .map_err(|_| ConnectError::TimedOut { address: address.clone(), within: CONNECT_TIMEOUT })?
+    within_deadline(address, attempt).await
 }
 
 /// Connects over TLS to the first of several addresses that answers.
@@ -100,6 +103,99 @@ pub async fn connect_any(
     Err(last)
 }
 
+/// A TLS connection to the cluster, direct or inside a WebSocket.
+pub type ClusterStream = TlsStream<BoxStream>;
+
+/// Connects to the cluster's public port by the protocols of `inner`. Where something on the way ends TLS and speaks
+/// other ones, the same TLS runs inside a WebSocket, over a connection by `outer`.
+///
+/// Trust rests on `inner` alone; `outer` only finds the way.
+///
+/// # Errors
+/// See [`ConnectError`]. When neither way leads there, the source of [`ConnectError::Tls`] tells of both.
+pub async fn connect_cluster(
+    address: &HostPort,
+    inner: Arc<ClientConfig>,
+    outer: &Arc<ClientConfig>,
+) -> Result<ClusterStream, ConnectError> {
+    let attempt = async {
+        let direct = match connect_direct(address, inner.clone()).await {
+            Err(ConnectError::Tls { source, .. }) if is_answer(&source) => source,
+            connected => return connected,
+        };
+        match upgrade(address, outer.clone()).await {
+            Ok(stream) => {
+                tracing::debug!(%address, error = %direct, "TLS ends on the way: going on inside a WebSocket");
+                checked_alpn(address, tls_over(address, inner, stream).await?)
+            }
+            Err(upgrade) => Err(tls_error(address, io::Error::other(NoWay { direct, upgrade }))),
+        }
+    };
+    within_deadline(address, attempt).await
+}
+
+/// Neither way leads to the cluster.
+#[derive(Debug, thiserror::Error)]
+#[error("{direct} (through a WebSocket: {upgrade})")]
+struct NoWay {
+    direct: io::Error,
+    upgrade: io::Error,
+}
+
+async fn connect_direct(
+    address: &HostPort,
+    config: Arc<ClientConfig>,
+) -> Result<ClusterStream, ConnectError> {
+    let stream: BoxStream = Box::new(connect_tcp(address).await?);
+    checked_alpn(address, tls_over(address, config, stream).await?)
+}
+
+/// A server that agreed to no protocol is not the one that was meant.
+fn checked_alpn(address: &HostPort, stream: ClusterStream) -> Result<ClusterStream, ConnectError> {
+    if stream.get_ref().1.alpn_protocol().is_some() {
+        return Ok(stream);
+    }
+    let reason = "the server does not know the protocol";
+    Err(tls_error(address, io::Error::new(io::ErrorKind::InvalidData, reason)))
+}
+
+/// Something at the other end speaks TLS, but not with us; as opposed to a connection that broke.
+fn is_answer(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidData
+}
+
+/// A WebSocket to the proxy behind whatever ends TLS at `address`.
+async fn upgrade(address: &HostPort, config: Arc<ClientConfig>) -> Result<BoxStream, io::Error> {
+    let outer = match connect_tcp(address).await {
+        Ok(stream) => tls_over(address, config, stream).await,
+        Err(error) => Err(error),
+    };
+    let outer = outer.map_err(|error| match error {
+        ConnectError::Tls { source, .. } | ConnectError::Tcp { source, .. } => source,
+        error @ (ConnectError::NoAddress | ConnectError::TimedOut { .. }) => io::Error::other(error),
+    })?;
+    let host = if address.port() == HTTPS_PORT {
+        let text = address.to_string();
+        text.strip_suffix(":443").unwrap_or(&text).to_owned()
+    } else {
+        address.to_string()
+    };
+    Ok(Box::new(UpgradedStream::request(outer, &host).await?))
+}
+
+async fn within_deadline<T>(
+    address: &HostPort,
+    attempt: impl Future<Output = Result<T, ConnectError>>,
+) -> Result<T, ConnectError> {
+    tokio::time::timeout(CONNECT_TIMEOUT, attempt)
+        .await
+        .map_err(|_| ConnectError::TimedOut { address: address.clone(), within: CONNECT_TIMEOUT })?
+}
+
+fn tls_error(address: &HostPort, source: io::Error) -> ConnectError {
+    ConnectError::Tls { address: address.clone(), source }
+}
+
 /// Runs a TLS handshake over a stream that is there already.
 ///
 /// # Errors
@@ -112,12 +208,7 @@ pub async fn tls_over<S>(
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
-    let name = ServerName::try_from(address.host().to_owned()).map_err(|e| ConnectError::Tls {
-        address: address.clone(),
-        source: io::Error::new(io::ErrorKind::InvalidInput, e),
-    })?;
-    TlsConnector::from(config)
-        .connect(name, stream)
-        .await
-        .map_err(|source| ConnectError::Tls { address: address.clone(), source })
+    let name = ServerName::try_from(address.host().to_owned())
+        .map_err(|e| tls_error(address, io::Error::new(io::ErrorKind::InvalidInput, e)))?;
+    TlsConnector::from(config).connect(name, stream).await.map_err(|source| tls_error(address, source))
 }

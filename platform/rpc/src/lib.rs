@@ -3,5 +3,5 @@
 mod channel;
 mod incoming;
 
-pub use channel::{CALL_TIMEOUT, channel};
+pub use channel::{CALL_TIMEOUT, channel, channel_through};
 pub use incoming::{Caller, RpcStream};

@@ -53,7 +53,7 @@ impl AgentService {
         config: AgentConfig,
         adapters: Vec<Arc<dyn Adapter>>,
         resources: watch::Receiver<Vec<String>>,
-        ) -> Self {
+    ) -> Self {
         let shared = Shared {
             config,
             adapters,

@@ -5,18 +5,16 @@ use bytes::Bytes;
 use prost::Message;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio_rustls::client::TlsStream;
 use wayleave_api::agent::{AgentHello, AgentToProxy, PolicyHeld, ProxyHello, ProxyToAgent};
 use wayleave_api::agent::{agent_to_proxy, proxy_to_agent};
 use wayleave_api::{ALPN_TUNNEL, CONTROL_VERSION};
 use wayleave_dial::{DialRefusal, DialRequest, DialResponse, VERSION};
-use wayleave_keystore::{Audience, client_config};
+use wayleave_keystore::{Audience, client_config, public_client_config};
 use wayleave_mux::{Config, Role};
 use wayleave_net::{
-    ConnectError, DIAL_MESSAGE_TIMEOUT, Inbound, Tunnel, TunnelClosed, TunnelEvent, TunnelStream,
-    connect_tls, read_message, write_message,
+    ClusterStream, ConnectError, DIAL_MESSAGE_TIMEOUT, Inbound, Tunnel, TunnelClosed, TunnelEvent,
+    TunnelStream, connect_cluster, read_message, write_message,
 };
 use wayleave_runtime::Clock;
 use wayleave_tunnel::Connected;
@@ -72,7 +70,8 @@ pub(crate) async fn dial(
     let config = &shared.config;
     let tls = client_config(&config.tls, &config.trust, SystemRole::Proxy, None, &[ALPN_TUNNEL])
         .map_err(DialError::Tls)?;
-    let stream = connect_tls(address, tls).await.map_err(DialError::Connect)?;
+    let outer = public_client_config(Some(&config.trust)).map_err(DialError::Tls)?;
+    let stream = connect_cluster(address, tls, &outer).await.map_err(DialError::Connect)?;
     let proxy_id = proxy_of(shared, &stream)?;
     if let Some(wanted) = wanted
         && wanted != proxy_id
@@ -121,7 +120,7 @@ impl Drop for CloseOnDrop {
     }
 }
 
-fn proxy_of(shared: &Shared, stream: &TlsStream<TcpStream>) -> Result<HostId, DialError> {
+fn proxy_of(shared: &Shared, stream: &ClusterStream) -> Result<HostId, DialError> {
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let principal = shared.config.trust.identify(chain, Audience::Server, shared.clock.wall());
     match principal.as_ref().map(|p| p.as_host_with(SystemRole::Proxy)) {

@@ -14,8 +14,9 @@ use wayleave_api::auth::{JoinRequest, JoinResponse, PolicySnapshot, PublicKeys, 
 use wayleave_api::{ALPN_AUTH, auth};
 use wayleave_keystore::{
     Credentials, IdentityDir, Pins, TlsKey, TrustStore, client_config, pinned_client_config,
+    public_client_config,
 };
-use wayleave_rpc::channel;
+use wayleave_rpc::channel_through;
 use wayleave_runtime::{Clock, random_bytes};
 use wayleave_ssh::{Certificate, Credential, KeyPair};
 use wayleave_vocab::{ClusterName, HostId, HostPort, NodeName, Secret, SystemRole, Wall};
@@ -158,7 +159,8 @@ impl Instance {
             .ok_or_else(|| InstanceError::RoleMissing { missing: role.as_str().to_lowercase() })?;
         let tls = client_config(&identity.tls, &self.trust, SystemRole::Auth, None, &[ALPN_AUTH])
             .map_err(InstanceError::Tls)?;
-        Ok(channel(addresses.0.clone(), tls))
+        let outer = public_client_config(Some(&self.trust)).map_err(InstanceError::Tls)?;
+        Ok(channel_through(addresses.0.clone(), tls, outer))
     }
 
     pub(crate) fn validity(&self) -> (Wall, Wall) {
@@ -216,6 +218,7 @@ impl Instance {
         let own = Credentials::empty();
         let tls =
             client_config(&own, &trust, SystemRole::Auth, None, &[ALPN_AUTH]).map_err(InstanceError::Tls)?;
+        let outer = public_client_config(Some(&trust)).map_err(InstanceError::Tls)?;
         let mut roles = BTreeMap::new();
         for certificate in stored.certificates.iter().filter(|c| c.role != INSTANCE) {
             let role = certificate
@@ -233,7 +236,7 @@ impl Instance {
             policy_keys: stored.policy_keys_pem.clone(),
             joined_with: Mutex::new(joined_with),
             directory,
-            channel: channel(config.addresses.0.clone(), tls),
+            channel: channel_through(config.addresses.0.clone(), tls, outer),
             additional_principals: config.additional_principals.clone(),
             stored: Mutex::new(stored.clone()),
         };
@@ -276,9 +279,10 @@ async fn join(
     }
     let tls =
         pinned_client_config(&config.pins, SystemRole::Auth, &[ALPN_AUTH]).map_err(InstanceError::Tls)?;
+    let outer = public_client_config(None).map_err(InstanceError::Tls)?;
     let keys = NewKeys::generate(&config.roles)?;
     let request = join_request(config, token, &config.roles, &keys);
-    let answer = PublicClient::new(channel(config.addresses.0.clone(), tls))
+    let answer = PublicClient::new(channel_through(config.addresses.0.clone(), tls, outer))
         .join(request)
         .await
         .map_err(|status| InstanceError::from_status(&status))?

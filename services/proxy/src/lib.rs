@@ -15,6 +15,7 @@ mod registry;
 mod rest;
 mod routes;
 mod service;
+mod upgrade;
 mod web;
 
 pub use config::{ProxyConfig, ProxyProtocol};

@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) dial_tls: Arc<rustls::ServerConfig>,
     pub(crate) web_tls: Arc<rustls::ServerConfig>,
     pub(crate) peer_tls: Arc<rustls::ServerConfig>,
+    /// A balancer's word on the client's address counts, for connections inside a WebSocket.
+    pub(crate) trust_x_forwarded_for: bool,
     /// Connections that were closed before they were anything.
     pub(crate) refused: AtomicU64,
 }
@@ -65,7 +67,7 @@ pub enum ProxyError {
 
 /// A proxy that is built and listens nowhere yet.
 pub struct ProxyService {
-    shared: Arc<Shared>,
+    shared: Shared,
     ssh_entry: Option<Arc<dyn Entry>>,
 }
 
@@ -122,10 +124,19 @@ impl ProxyService {
             cluster: Cluster::new(),
             passthrough,
             rest,
+            trust_x_forwarded_for: false,
             refused: AtomicU64::new(0),
             config,
         };
-        Ok(Self { shared: Arc::new(shared), ssh_entry })
+        Ok(Self { shared, ssh_entry })
+    }
+
+    /// Takes a client's address from `X-Forwarded-For` when it comes inside a WebSocket: only right where every
+    /// connection comes from a balancer that sets this header itself. More than one address is refused.
+    #[must_use]
+    pub fn trust_x_forwarded_for(mut self, is_trusted: bool) -> Self {
+        self.shared.trust_x_forwarded_for = is_trusted;
+        self
     }
 
     /// Opens the listeners.
@@ -140,7 +151,7 @@ impl ProxyService {
             Some(address) => Some(bind("listen_addr (SSH)", address).await.map_err(ProxyError::Bind)?),
             None => None,
         };
-        Ok(BoundProxy { shared: self.shared, ssh_entry: self.ssh_entry, web, ssh, peer })
+        Ok(BoundProxy { shared: Arc::new(self.shared), ssh_entry: self.ssh_entry, web, ssh, peer })
     }
 }
 

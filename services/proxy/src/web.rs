@@ -4,16 +4,22 @@ use crate::agent_tunnel;
 use crate::client_dial;
 use crate::config::ProxyProtocol;
 use crate::service::Shared;
+use crate::upgrade::{self, Agreed};
+use axum::body::Body;
+use futures::future::BoxFuture;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt as _;
 use wayleave_api::{ALPN_AUTH, ALPN_DIAL, ALPN_TUNNEL};
-use wayleave_net::{BoxStream, HELLO_TIMEOUT, Hello, Rewind, read_hello, read_proxy_header};
+use wayleave_net::{
+    BoxStream, HELLO_TIMEOUT, Hello, Rewind, UPGRADE_PATH, UpgradedStream, read_hello, read_proxy_header,
+};
 use wayleave_runtime::Shutdown;
 
 /// How long a client may take to send the head of an HTTP request.
@@ -45,14 +51,15 @@ fn route(hello: &Hello) -> Destination {
 /// Serves one connection to its end.
 pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, shutdown: Shutdown) {
     let served = match &shared.config.proxy_protocol {
-        ProxyProtocol::Off => serve_hello(&shared, Box::new(stream), peer, shutdown).await,
+        ProxyProtocol::Off => serve_hello(&shared, Box::new(stream), peer, Depth::Outer, shutdown).await,
         ProxyProtocol::RequiredFrom(networks) if !contains(networks, peer.ip()) => {
             tracing::debug!(%peer, "not a load balancer of proxy_protocol_from: closed");
             return;
         }
         ProxyProtocol::RequiredFrom(_) => match read_proxy_header(stream).await {
             Ok((source, stream)) => {
-                serve_hello(&shared, Box::new(stream), source.unwrap_or(peer), shutdown).await
+                let client = source.unwrap_or(peer);
+                serve_hello(&shared, Box::new(stream), client, Depth::Outer, shutdown).await
             }
             Err(error) => Err(error.into()),
         },
@@ -65,28 +72,49 @@ pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAd
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-async fn serve_hello(
+/// Where a TLS connection runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// On the public port itself.
+    Outer,
+    /// Inside a WebSocket; there is no further one inside that.
+    Upgraded,
+}
+
+fn serve_hello(
     shared: &Arc<Shared>,
     stream: BoxStream,
     client: SocketAddr,
+    depth: Depth,
     shutdown: Shutdown,
-) -> Result<(), Failure> {
-    let (hello, stream) = read_hello(stream).await?;
-    match route(&hello) {
-        Destination::Auth => Ok(shared.passthrough.carry(stream, client).await?),
-        Destination::Tunnel => {
-            let tls = handshake(&shared.tunnel_tls, stream).await?;
-            Ok(agent_tunnel::serve(shared, tls, client, shutdown).await?)
+) -> BoxFuture<'_, Result<(), Failure>> {
+    Box::pin(async move {
+        let (hello, stream) = read_hello(stream).await?;
+        match (route(&hello), depth) {
+            (Destination::Auth, _) => Ok(shared.passthrough.carry(stream, client).await?),
+            (Destination::Tunnel, _) => {
+                let tls = handshake(&shared.tunnel_tls, stream).await?;
+                Ok(agent_tunnel::serve(shared, tls, client, shutdown).await?)
+            }
+            (Destination::Dial, _) => {
+                let tls = handshake(&shared.dial_tls, stream).await?;
+                Ok(client_dial::serve(shared, tls, client, shutdown).await?)
+            }
+            (Destination::Web, Depth::Outer) => {
+                let tls = handshake(&shared.web_tls, stream).await?;
+                let Some(agreed) = serve_http(shared, tls, client, shutdown.clone()).await? else {
+                    return Ok(());
+                };
+                let upgraded = tokio::time::timeout(HELLO_TIMEOUT, agreed.stream);
+                let upgraded = upgraded.await.map_err(|_| "the upgrade did not come about in time")??;
+                let stream = UpgradedStream::accepted(TokioIo::new(upgraded)).await;
+                serve_hello(shared, Box::new(stream), agreed.client, Depth::Upgraded, shutdown).await
+            }
+            (Destination::Web, Depth::Upgraded) => {
+                Err("inside a WebSocket there are only tunnels, dials and Auth".into())
+            }
         }
-        Destination::Dial => {
-            let tls = handshake(&shared.dial_tls, stream).await?;
-            Ok(client_dial::serve(shared, tls, client, shutdown).await?)
-        }
-        Destination::Web => {
-            let tls = handshake(&shared.web_tls, stream).await?;
-            serve_http(shared, tls, shutdown).await
-        }
-    }
+    })
 }
 
 pub(crate) type ServerTls = tokio_rustls::server::TlsStream<Rewind<BoxStream>>;
@@ -99,8 +127,26 @@ async fn handshake(
     Ok(tokio::time::timeout(HELLO_TIMEOUT, accept).await.map_err(|_| "no TLS handshake in time")??)
 }
 
-async fn serve_http(shared: &Shared, tls: ServerTls, shutdown: Shutdown) -> Result<(), Failure> {
-    let service = TowerToHyperService::new(shared.rest.clone());
+/// Serves HTTP requests until the connection ends or is to become something else.
+async fn serve_http(
+    shared: &Shared,
+    tls: ServerTls,
+    client: SocketAddr,
+    shutdown: Shutdown,
+) -> Result<Option<Agreed>, Failure> {
+    let agreed = Arc::new(Mutex::new(None));
+    let trust_forwarded_for = shared.trust_x_forwarded_for;
+    let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
+        let (router, agreed) = (shared.rest.clone(), agreed.clone());
+        async move {
+            if request.uri().path() != UPGRADE_PATH {
+                return router.oneshot(request.map(Body::new)).await;
+            }
+            let (answer, upgrade) = upgrade::answer(request, client, trust_forwarded_for);
+            *agreed.lock().unwrap_or_else(PoisonError::into_inner) = upgrade;
+            Ok(answer)
+        }
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HTTP_HEADER_TIMEOUT)
@@ -115,7 +161,8 @@ async fn serve_http(shared: &Shared, tls: ServerTls, shutdown: Shutdown) -> Resu
             connection.await?;
         }
     }
-    Ok(())
+    let agreed = agreed.lock().unwrap_or_else(PoisonError::into_inner).take();
+    Ok(agreed)
 }
 
 fn contains(networks: &[IpNet], address: IpAddr) -> bool {

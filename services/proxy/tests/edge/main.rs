@@ -1,0 +1,11 @@
+//! Proxies in this process, with an Auth of the test's own, agents that are only as good as each test wants, and clients
+//! that mean harm. What is served well end to end is in `tests/scenario`.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod agent;
+mod authority;
+mod cluster;
+mod fake_auth;
+mod lying;
+mod upgrading;
