@@ -12,6 +12,10 @@ use wayleave_vocab::{ClusterName, HostPort, Secret, SystemRole, TunnelStrategy};
 /// The Auth Service.
 #[derive(Debug, Clone)]
 pub struct AuthConfig {
+    /// The file says something of tunnels' and sessions' timeouts: it overrides what the backend has.
+    pub states_networking: bool,
+    /// The file says something of logins and locks: it overrides what the backend has.
+    pub states_authentication: bool,
     /// The cluster's name; the machine's host name when `None`.
     pub cluster_name: Option<ClusterName>,
     /// Where the Auth API listens.
@@ -111,7 +115,10 @@ pub(crate) fn read(section: &Section<'_>) -> Option<AuthConfig> {
     let keep_alive_count_max = section.count("keep_alive_count_max");
     let tunnel_strategy = read_strategy(&section.section("tunnel_strategy"));
     let has_strategy = section.place_of("tunnel_strategy").is_some();
+    let states = |keys: &[&str]| keys.iter().any(|key| section.place_of(key).is_some());
     Some(AuthConfig {
+        states_networking: states(&["client_idle_timeout", "keep_alive_interval", "keep_alive_count_max"]),
+        states_authentication: states(&["authentication", "disconnect_expired_cert"]),
         cluster_name,
         listen_addr: listen_addr?,
         public_addrs,

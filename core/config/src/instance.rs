@@ -110,8 +110,6 @@ pub enum LogFormat {
 pub struct ConnectionLimits {
     /// Most connections at one time on each listener.
     pub max_connections: NonZeroU32,
-    /// Most different users at one time; unlimited when `None`.
-    pub max_users: Option<NonZeroU32>,
 }
 
 /// The backend.
@@ -230,8 +228,7 @@ fn read_log(section: &Section<'_>) -> Option<LogConfig> {
 
 fn read_limits(section: &Section<'_>) -> Option<ConnectionLimits> {
     let max_connections = section.count("max_connections").and_then(non_zero);
-    let max_users = section.count("max_users").and_then(non_zero);
-    Some(ConnectionLimits { max_connections: max_connections?, max_users })
+    Some(ConnectionLimits { max_connections: max_connections? })
 }
 
 /// The table bounds the number, so that this never loses one.

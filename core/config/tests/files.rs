@@ -84,7 +84,7 @@ fn defaults_are_those_of_the_reference() {
         "join: None",
         "output: Stderr, severity: Info, format: Text",
         "shutdown_delay: 0ns, shutdown_timeout: 300s",
-        "max_connections: 15000, max_users: None",
+        "max_connections: 15000",
         "Sqlite { directory: \"/var/lib/wayleave/backend\" }",
         "listen_addr: 0.0.0.0:3025",
         "locking_mode: BestEffort, default_session_ttl: 43200s",

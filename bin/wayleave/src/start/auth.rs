@@ -37,8 +37,8 @@ pub(crate) async fn start(process: &Process, config: &AuthConfig) -> anyhow::Res
     settings.public_addresses = config.public_addrs.clone();
     settings.static_tokens = edge::static_tokens(&config.static_tokens)?;
     settings.tunnel_strategy = config.tunnel_strategy;
-    settings.networking = Some(networking(config));
-    settings.authentication = Some(authentication(config));
+    settings.networking = config.states_networking.then(|| networking(config));
+    settings.authentication = config.states_authentication.then(|| authentication(config));
     settings.limits.connections_max =
         usize::try_from(instance.connection_limits.max_connections.get()).unwrap_or(usize::MAX);
     settings.backend_name = backend_name.to_owned();

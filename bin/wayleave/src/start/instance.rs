@@ -48,7 +48,7 @@ pub(crate) async fn open(process: &Process, auth: Option<&RunningAuth>) -> anyho
             token,
             pins,
             addresses: addresses.clone(),
-            additional_principals: Vec::new(),
+            additional_principals: public_names(process),
         };
         match Instance::open(config, process.clock.as_ref() as &dyn Clock).await {
             Ok(instance) => return Ok(OpenedInstance { instance: Arc::new(instance), addresses, node_name }),
@@ -66,6 +66,17 @@ pub(crate) async fn open(process: &Process, auth: Option<&RunningAuth>) -> anyho
             anyhow::bail!("ended before the cluster could be reached");
         }
     }
+}
+
+/// Names under which people reach this process: host certificates are for them too, so that `ssh -J` by a public
+/// address finds the name that it dialled.
+fn public_names(process: &Process) -> Vec<String> {
+    let Some(proxy) = &process.config.proxy else { return Vec::new() };
+    let ssh = proxy.ssh.iter().flat_map(|ssh| &ssh.public_addrs);
+    let mut names: Vec<String> = proxy.public_addrs.iter().chain(ssh).map(|a| a.host().to_owned()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 fn addresses(process: &Process, auth: Option<&RunningAuth>) -> ClusterAddresses {

@@ -111,11 +111,9 @@ pub(super) const KEYS: &[Key] = &[
         "15000",
         "Most connections at one time on each listener.",
     ),
-    here(
+    off(
         "wayleave.connection_limits.max_users",
-        Kind::Count { min: 1, max: 10_000_000 },
-        "",
-        "Most different users connected at one time; unlimited when left out.",
+        "use max_connections in a role to bound what one user may hold",
     ),
     off("wayleave.connection_limits.rates", "rates before authentication are built in; remove the key"),
     section("wayleave.storage", "The backend of the Auth Service."),
