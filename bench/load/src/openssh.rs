@@ -1,7 +1,7 @@
 //! The peer: stock OpenSSH servers with keys and configuration of their own, a target and a jump host before it.
 
 use crate::cluster::login;
-use crate::daemon::{Daemon, LOOK, free_addresses};
+use crate::daemon::{Daemon, LOOK, free_addresses, wait_for};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::net::SocketAddr;
@@ -30,8 +30,16 @@ const PRIVILEGE_SEPARATION_DIR: &str = "/run/sshd";
 pub(crate) struct OpenSsh {
     pub(crate) target: Daemon,
     pub(crate) jump: Daemon,
+    directory: PathBuf,
     config: PathBuf,
     login: String,
+}
+
+/// One connection to the jump host that several clients use.
+pub(crate) struct SharedJump {
+    config: PathBuf,
+    login: String,
+    _master: Daemon,
 }
 
 impl OpenSsh {
@@ -58,7 +66,7 @@ impl OpenSsh {
             known_hosts(directory, &[("target", target_address), ("jump", jump_address)])?.display(),
         );
         fs::write(&config, text)?;
-        Ok(Self { target, jump, config, login: login()? })
+        Ok(Self { target, jump, directory: directory.to_owned(), config, login: login()? })
     }
 
     /// `ssh` straight to the target.
@@ -70,16 +78,51 @@ impl OpenSsh {
 
     /// `ssh -J` by way of the jump host.
     pub(crate) fn jumped(&self) -> Command {
-        let mut command = self.client();
-        command.args(["-J", &format!("{}@jump", self.login), &format!("{}@target", self.login)]);
-        command
+        jumped(&self.config, &self.login)
+    }
+
+    /// Opens a connection to the jump host for several clients.
+    ///
+    /// # Errors
+    /// When it does not open.
+    pub(crate) fn share_jump(&self) -> Result<SharedJump> {
+        let config = self.directory.join("shared.config");
+        let socket = self.directory.join("jump.socket");
+        let rest = fs::read_to_string(&self.config)?;
+        fs::write(&config, format!("Host jump\n    ControlPath {}\n{rest}", socket.display()))?;
+        let mut command = client(&config);
+        command.args(["-N", "-o", "ControlMaster=yes"]).arg(format!("{}@jump", self.login));
+        let mut master =
+            Daemon::start("the shared connection", &mut command, &self.directory.join("master.log"))?;
+        wait_for("the shared connection to the jump host", || {
+            master.check()?;
+            Ok(socket.exists().then_some(()))
+        })?;
+        Ok(SharedJump { config, login: self.login.clone(), _master: master })
     }
 
     fn client(&self) -> Command {
-        let mut command = Command::new("ssh");
-        command.env_remove("SSH_AUTH_SOCK").arg("-F").arg(&self.config);
-        command
+        client(&self.config)
     }
+}
+
+impl SharedJump {
+    /// `ssh -J` in the shared connection.
+    pub(crate) fn jumped(&self) -> Command {
+        jumped(&self.config, &self.login)
+    }
+}
+
+fn client(config: &Path) -> Command {
+    let mut command = Command::new("ssh");
+    command.env_remove("SSH_AUTH_SOCK").arg("-F").arg(config);
+    command
+}
+
+fn jumped(config: &Path, login: &str) -> Command {
+    let mut command = client(config);
+    command.args(["-J", &format!("{login}@jump"), &format!("{login}@target")]);
+    command
 }
 
 fn start_server(directory: &Path, name: &str, address: SocketAddr) -> Result<Daemon> {

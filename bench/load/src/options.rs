@@ -9,7 +9,7 @@ pub(crate) const USAGE: &str = "\
 Usage: cargo xtask bench [ROW]… [OPTION]…
 
 Measures rows of BUDGETS beside their peers, interleaved, and writes bench/results/ROW.json and bench/RESULTS.md.
-Rows: 1 2 3 5 6 7 (all when none is named).
+Rows: 1 2 3 4 5 6 7 (all when none is named).
 
   --runs N        runs of every contender (default 5, at least 5 for a figure to be quoted)
   --mib N         size of a stream in row 3 (default 2048)

@@ -37,6 +37,14 @@ pub(crate) fn median(samples: &[f64]) -> Option<f64> {
     Some(f64::midpoint(*sorted.get(middle.checked_sub(1)?)?, upper))
 }
 
+/// The sample below which this share of all samples is.
+pub(crate) fn percentile(samples: &[f64], share: f64) -> Option<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let index = (sorted.len() as f64 * share) as usize;
+    sorted.get(index).or(sorted.last()).copied()
+}
+
 /// Runs every contender once without counting, then `runs` times in turn. The results are in order of contenders.
 pub(crate) fn take_turns<C, T>(
     contenders: &[C],
@@ -67,6 +75,14 @@ mod tests {
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
         assert_eq!(median(&[]), None);
         assert!(Series::new("x", "ms", Vec::new()).is_err());
+    }
+
+    #[test]
+    fn percentiles_are_samples() {
+        let samples: Vec<f64> = (0..200).map(f64::from).collect();
+        assert_eq!(percentile(&samples, 0.99), Some(198.0));
+        assert_eq!(percentile(&samples, 1.0), Some(199.0));
+        assert_eq!(percentile(&[], 0.5), None);
     }
 
     #[test]
