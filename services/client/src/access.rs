@@ -162,8 +162,16 @@ impl Access {
     }
 }
 
-/// Waits for the answer to one call, not for ever.
+/// Waits for the answer to a call of somebody who is known. A denial is then a matter of roles.
 pub(crate) async fn call<T>(answer: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Failure> {
+    wait(answer).await.map_err(|failure| match failure.exit {
+        Exit::Denied => failure.or_hint("`way status` shows your roles; an administrator can give you more"),
+        _ => failure,
+    })
+}
+
+/// Waits for the answer to one call, not for ever.
+pub(crate) async fn wait<T>(answer: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Failure> {
     match tokio::time::timeout(CALL_TIMEOUT, answer).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(status.into()),

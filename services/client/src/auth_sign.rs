@@ -12,11 +12,12 @@ use wayleave_api::auth::SignUserRequest;
 use wayleave_resource::{Kind, Resource};
 use wayleave_vocab::HostPort;
 
-/// Make an identity file: both private keys, both certificates and the authorities in one file of mode 0600.
+/// Make an identity file: both private keys, both certificates and the authorities in one file of mode 0600
 ///
 /// way -c /etc/wayleave.yaml auth sign --user ci --ttl 1h --out ci.identity
 /// way -i ci.identity ssh deploy@web-1
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct SignArgs {
     /// Where to write the identity file.
     #[arg(short, long, value_name = "FILE")]

@@ -65,30 +65,19 @@ pub(crate) struct GlobalArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Log in with password and one-time code.
     Login(login::LoginArgs),
-    /// Forget a login, or all.
     Logout(login::LogoutArgs),
-    /// Show who you are, or with -c how the cluster is.
     Status(status::StatusArgs),
-    /// List the nodes you can reach.
     Ls(ls::LsArgs),
-    /// Open a shell or run a command on a node.
     Ssh(ssh::SshArgs),
-    /// Copy files to or from a node.
     Scp(scp::ScpArgs),
     /// Connect standard input and output to something (for ProxyCommand).
     #[command(subcommand)]
     Proxy(ProxyCommand),
-    /// Print the ssh_config with which stock OpenSSH reaches the nodes.
     Config(ssh_config::ConfigArgs),
-    /// Show resources: roles, users, tokens, nodes, locks…
     Get(resources::GetArgs),
-    /// Create resources from a file.
     Create(resources::CreateArgs),
-    /// Change a resource in your editor.
     Edit(resources::EditArgs),
-    /// Remove a resource.
     Rm(resources::RmArgs),
     /// Join tokens for new machines.
     #[command(subcommand, visible_alias = "token")]
@@ -102,26 +91,21 @@ pub(crate) enum Command {
     /// Certificates for automation.
     #[command(subcommand)]
     Auth(AuthCommand),
-    /// Tell why a user may or may not do something.
     Explain(explain::ExplainArgs),
     /// Lock somebody or something out, at once.
     #[command(subcommand, visible_alias = "lock")]
     Locks(locks::LocksCommand),
-    /// Print the versions of client and cluster.
     Version(version::VersionArgs),
-    /// Print a completion script for a shell.
     Completion(version::CompletionArgs),
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ProxyCommand {
-    /// The SSH protocol of a node.
     Ssh(proxy_ssh::ProxySshArgs),
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuthCommand {
-    /// Make an identity file for a user.
     Sign(auth_sign::SignArgs),
 }
 

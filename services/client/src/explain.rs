@@ -11,10 +11,14 @@ use std::fmt::Write as _;
 use wayleave_api::auth::{ExplainRequest, ExplainResponse};
 use wayleave_vocab::UserName;
 
-/// Tell why a user may or may not do something, and which rule decided.
+/// The parts of the trace that people are shown, in order; programs get all of it.
+const SHOWN: [&str; 3] = ["decided_by", "denial", "roles"];
+
+/// Tell why a user may or may not do something
 ///
 /// way explain alice ssh root@db-1
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct ExplainArgs {
     /// The user.
     name: UserName,
@@ -61,11 +65,31 @@ impl Explanation {
     fn text(&self) -> String {
         let verdict = if self.allowed { "ALLOWED" } else { "DENIED" };
         let mut text = format!("{verdict}: {}\n", printable(&self.summary));
-        if !self.trace.is_null() {
-            text.push('\n');
-            outline(&mut text, &self.trace, 0);
+        for key in SHOWN {
+            if let Some(part) = self.trace.get(key).and_then(pruned) {
+                text.push('\n');
+                outline(&mut text, &serde_json::json!({ key: part }), 0);
+            }
         }
         text
+    }
+}
+
+/// A part of the trace without what says nothing: conditions that are not set, and what is empty.
+fn pruned(value: &Value) -> Option<Value> {
+    match value {
+        Value::Object(map) if map.get("finding").is_some_and(|finding| finding == "not_set") => None,
+        Value::Object(map) => {
+            let kept: serde_json::Map<_, _> =
+                map.iter().filter_map(|(key, value)| Some((key.clone(), pruned(value)?))).collect();
+            (!kept.is_empty()).then_some(Value::Object(kept))
+        }
+        Value::Array(items) => {
+            let kept: Vec<_> = items.iter().filter_map(pruned).collect();
+            (!kept.is_empty()).then_some(Value::Array(kept))
+        }
+        Value::Null => None,
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => Some(value.clone()),
     }
 }
 
@@ -74,7 +98,7 @@ fn outline(out: &mut String, value: &Value, indent: usize) {
     let pad = " ".repeat(indent);
     match value {
         Value::Object(map) => {
-            for (key, value) in map.iter().filter(|(_, value)| !is_empty(value)) {
+            for (key, value) in map {
                 match scalar(value) {
                     Some(text) => {
                         let _ = writeln!(out, "{pad}{}: {text}", printable(key));
@@ -109,15 +133,6 @@ fn outline(out: &mut String, value: &Value, indent: usize) {
     }
 }
 
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(map) => map.is_empty(),
-        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
-    }
-}
-
 fn scalar(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(printable(text)),
@@ -135,11 +150,14 @@ mod tests {
         let answer = ExplainResponse {
             allowed: false,
             summary: "no role allows the login root".into(),
-            trace_json: r#"{"roles":[{"role":"access","matched":false,"why":[]}],"login":"root"}"#.into(),
+            trace_json: r#"{"login":"root","denial":null,"roles":[{"role":"access","allow":{"logins":{"finding":"not_set"},
+                "node_labels":{"finding":"no_match","detail":"env=dev"}},"deny":{"logins":{"finding":"not_set"}}}]}"#
+                .into(),
         };
         assert_eq!(
             Explanation::new(answer).text(),
-            "DENIED: no role allows the login root\n\nlogin: root\nroles:\n  - matched: false\n    role: access\n"
+            "DENIED: no role allows the login root\n\nroles:\n  - allow:\n      node_labels:\n        detail: env=dev\n\
+             \x20       finding: no_match\n    role: access\n"
         );
     }
 

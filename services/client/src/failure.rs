@@ -206,10 +206,8 @@ impl From<DialRefusal> for Failure {
         let text = refusal.to_string();
         match refusal {
             DialRefusal::UnknownTarget { .. } => Self::new(Exit::NotFound, text)
-                .hint("check the spelling; a machine appears in `way ls` once its agent has joined"),
-            DialRefusal::Ambiguous { .. } => {
-                Self::failed(text).hint("take an id from `way ls -v` and use it instead of the name")
-            }
+                .hint("a machine appears there once its agent has joined and your roles allow you in"),
+            DialRefusal::Ambiguous { .. } => Self::failed(text),
             DialRefusal::Offline { .. } => {
                 Self::new(Exit::Unreachable, text).hint("is the machine up and its agent running?")
             }
@@ -257,9 +255,7 @@ impl From<Status> for Failure {
 
 fn from_code(code: Code, text: String) -> Failure {
     match code {
-        Code::PermissionDenied => Failure::new(Exit::Denied, text)
-            .hint("`way status` shows your roles; an administrator can give you more"),
-        Code::Unauthenticated => Failure::new(Exit::Denied, text),
+        Code::PermissionDenied | Code::Unauthenticated => Failure::new(Exit::Denied, text),
         Code::NotFound => Failure::new(Exit::NotFound, text),
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Failure::new(
             Exit::Unreachable,

@@ -1,6 +1,6 @@
 //! `way invite`: password and second factor of a new user, and the first login.
 
-use crate::access::call;
+use crate::access::wait;
 use crate::cli::GlobalArgs;
 use crate::failure::{Exit, Failure};
 use crate::first_contact::public_api;
@@ -22,16 +22,16 @@ const TOKEN_BYTES_MAX: usize = 256;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum InviteCommand {
-    /// Set password and one-time codes, and log in.
     Accept(AcceptArgs),
     /// Show what an invitation asks for, without accepting it.
     Show(ShowArgs),
 }
 
-/// Set password and one-time codes, and log in.
+/// Set password and one-time codes, and log in
 ///
 /// way invite accept 'https://proxy.example.com:443/web/invite/…#ca-pin=sha256:…'
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct AcceptArgs {
     #[command(flatten)]
     which: ShowArgs,
@@ -131,7 +131,7 @@ type Api = wayleave_api::auth::public_client::PublicClient<tonic::transport::Cha
 async fn begin(api: &mut Api, token: &str) -> Result<Asked, Failure> {
     let request = BeginInviteRequest { invite_token: token.to_owned() };
     let BeginInviteResponse { user, totp_uri, reset } =
-        call(api.begin_invite(request)).await.map_err(|failure| {
+        wait(api.begin_invite(request)).await.map_err(|failure| {
             failure.or_hint(
                 "an invitation works once and for a limited time: ask the administrator for a new one",
             )
@@ -159,7 +159,7 @@ async fn accept(args: AcceptArgs, global: &GlobalArgs) -> Result<Exit, Failure> 
         keys: Some(keys.public()),
         ttl_ms: global.ttl_ms(),
     };
-    let answer = call(api.accept_invite(request)).await.map_err(|failure| {
+    let answer = wait(api.accept_invite(request)).await.map_err(|failure| {
         failure.or_hint("the invitation is still good: repeat the command with the same address")
     })?;
     keep(&home, &proxy, &keys.certified(answer, vec![proxy.clone()])?)?;

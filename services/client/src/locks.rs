@@ -13,7 +13,6 @@ use wayleave_vocab::{HostId, Login, ResourceName, RoleName, TraceId, UserName};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum LocksCommand {
-    /// Lock one user, role, login or node out.
     Add(AddArgs),
     /// List locks.
     Ls,
@@ -21,11 +20,12 @@ pub(crate) enum LocksCommand {
     Rm(RmArgs),
 }
 
-/// Lock one user, role, login or node out; running sessions end.
+/// Lock one user, role, login or node out; running sessions end
 ///
 /// way locks add --user alice --message "left the company"
 /// way locks add --login root --ttl 1h
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct AddArgs {
     /// Everybody who holds this role.
     #[arg(long, value_name = "ROLE")]

@@ -1,6 +1,6 @@
 //! `way login` and `way logout`.
 
-use crate::access::call;
+use crate::access::wait;
 use crate::cli::GlobalArgs;
 use crate::failure::{Exit, Failure};
 use crate::first_contact::public_api;
@@ -15,11 +15,14 @@ use wayleave_api::auth::LoginRequest;
 use wayleave_keystore::Pins;
 use wayleave_vocab::HostPort;
 
-/// Log in with password and one-time code; certificates are kept in ~/.way (or $WAY_HOME).
+/// Log in with password and one-time code
+///
+/// Certificates are kept in ~/.way (or $WAY_HOME).
 ///
 /// way login --proxy=proxy.example.com --user=alice
-/// way login --proxy=10.0.0.5:3080 --ca-pin sha256:…      first contact without a public web certificate
+/// way login --proxy=10.0.0.5:3080 --ca-pin sha256:…    no public web certificate: pin it
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct LoginArgs {
     /// Pin of the cluster's host authority, several with commas; needed at first contact only.
     #[arg(long, env = "WAY_CA_PIN", value_name = "PIN,…")]
@@ -32,8 +35,9 @@ pub(crate) struct LoginArgs {
     totp: Option<String>,
 }
 
-/// Forget the current login, or that of --proxy.
+/// Forget the current login, or that of --proxy
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct LogoutArgs {
     /// Forget every login.
     #[arg(long)]
@@ -59,9 +63,10 @@ pub(crate) async fn login(args: LoginArgs, global: &GlobalArgs) -> Result<Exit, 
         keys: Some(keys.public()),
         ttl_ms: global.ttl_ms(),
     };
-    let answer = call(api.login(request)).await.map_err(|failure| match failure.exit {
-        Exit::Denied => Failure { hint: None, ..failure }
-            .hint("a new code every 30 s; an administrator can reset it: way users reset NAME"),
+    let answer = wait(api.login(request)).await.map_err(|failure| match failure.exit {
+        Exit::Denied => {
+            failure.or_hint("wait for the next code and try again; `way users reset` makes both new")
+        }
         _ => failure,
     })?;
     keep(&home, &proxy, &keys.certified(answer, vec![proxy.clone()])?)?;

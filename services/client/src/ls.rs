@@ -9,12 +9,13 @@ use wayleave_api::auth::{ListNodesRequest, ListedNode};
 use wayleave_resource::Resource;
 use wayleave_vocab::Labels;
 
-/// List the nodes you can reach.
+/// List the nodes you can reach
 ///
 /// way ls env=prod,team=infra     only nodes with these labels
 /// way ls --search web,eu         only nodes in whose name or labels all words occur
 /// way ls --format names          only names, for scripts
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct LsArgs {
     /// Labels that a node must have.
     #[arg(value_name = "KEY=VALUE,…")]

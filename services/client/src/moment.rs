@@ -11,9 +11,9 @@ pub(crate) fn now() -> Wall {
     SystemClock::new().wall()
 }
 
-/// RFC 3339 in UTC, for programs.
+/// RFC 3339 in UTC and whole seconds, for programs.
 pub(crate) fn rfc3339(at: Wall) -> String {
-    timestamp(at).to_string()
+    timestamp(Wall::from_secs(at.as_secs())).to_string()
 }
 
 /// Local time with its zone, for people.
@@ -29,11 +29,11 @@ fn timestamp(at: Wall) -> Timestamp {
     Timestamp::from_millisecond(i64::try_from(at.as_ms()).unwrap_or(i64::MAX)).unwrap_or(Timestamp::MAX)
 }
 
-/// How long something still lasts, in whole minutes (seconds below one minute).
+/// How long something still lasts, rounded to minutes (to seconds below one minute).
 pub(crate) fn remaining(until: Wall, now: Wall) -> String {
-    let left = until.since(now);
-    let whole = if left >= Duration::from_secs(60) { left.as_secs() / 60 * 60 } else { left.as_secs() };
-    Ttl(Duration::from_secs(whole)).to_string()
+    let seconds = until.since(now).as_secs();
+    let rounded = if seconds >= 60 { (seconds + 30) / 60 * 60 } else { seconds };
+    Ttl(Duration::from_secs(rounded)).to_string()
 }
 
 #[cfg(test)]
@@ -44,6 +44,7 @@ mod tests {
     fn what_remains_is_told_in_minutes() {
         let now = Wall::from_secs(1_000);
         assert_eq!(remaining(Wall::from_secs(1_000 + 11 * 3600 + 53 * 60 + 7), now), "11h53m");
+        assert_eq!(remaining(Wall::from_secs(1_000 + 3599), now), "1h");
         assert_eq!(remaining(Wall::from_secs(1_030), now), "30s");
         assert_eq!(remaining(Wall::from_secs(10), now), "0s");
     }
@@ -51,7 +52,7 @@ mod tests {
     #[test]
     fn times_are_written_for_programs_and_for_people() {
         let at = Wall::from_secs(1_651_892_041);
-        assert_eq!(rfc3339(at), "2022-05-07T02:54:01Z");
+        assert_eq!(rfc3339(Wall::from_ms(at.as_ms() + 290)), "2022-05-07T02:54:01Z");
         let utc = timestamp(at).to_zoned(TimeZone::UTC);
         assert_eq!(in_zone(&utc), "2022-05-07 02:54:01 +0000 UTC");
     }

@@ -7,10 +7,11 @@ use crate::failure::{Exit, Failure};
 use crate::pump::pump;
 use crate::stdio::{Input, Output};
 
-/// Connect standard input and output to the SSH service of a node.
+/// Connect standard input and output to the SSH service of a node
 ///
 /// For ~/.ssh/config, which `way config` writes: ProxyCommand way proxy ssh %r@%h:%p
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct ProxySshArgs {
     /// The node; login and port are ignored, and `.CLUSTER` behind the name is dropped.
     #[arg(value_name = "[LOGIN@]NODE[:PORT]")]

@@ -17,24 +17,26 @@ const PAGE_SIZE: u32 = 1000;
 /// Longest file read, in bytes.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// Show resources.
+/// Show resources
 ///
 /// way get roles                      all roles, as YAML that `way create` reads
 /// way get role/access --format json  one of them, as a JSON list
 /// way get nodes,locks --format text  tables
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct GetArgs {
     /// What: KIND or KIND/NAME, several with commas.
     #[arg(value_name = "KIND[/NAME]", value_delimiter = ',', required = true)]
     selectors: Vec<Selector>,
 }
 
-/// Create resources from a YAML or JSON file.
+/// Create resources from a YAML or JSON file
 ///
 /// way create role.yaml               fails if it exists
 /// way create -f role.yaml            creates or replaces
 /// cat role.yaml | way create -f -    from standard input
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct CreateArgs {
     /// The file; - for standard input.
     #[arg(value_name = "FILE", default_value = "-")]
@@ -44,16 +46,18 @@ pub(crate) struct CreateArgs {
     force: bool,
 }
 
-/// Change one resource in $WAY_EDITOR, $VISUAL, $EDITOR or vi.
+/// Change one resource in $WAY_EDITOR, $VISUAL, $EDITOR or vi
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct EditArgs {
     /// Which: KIND/NAME.
     #[arg(value_name = "KIND/NAME")]
     selector: Selector,
 }
 
-/// Remove resources.
+/// Remove resources
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct RmArgs {
     /// Which: KIND/NAME, several with commas or blanks.
     #[arg(value_name = "KIND/NAME", value_delimiter = ',', required = true)]

@@ -14,11 +14,14 @@ use wayleave_vocab::HostPort;
 /// Name of the daemon's binary, which carries this client behind a subcommand.
 const DAEMON: &str = "wayleave";
 
-/// Print an ssh_config, and write the key, certificate and known_hosts files that it names.
+/// Print the ssh_config with which stock OpenSSH reaches the nodes
+///
+/// The key, certificate and known_hosts files that it names are written too.
 ///
 /// way config >> ~/.ssh/config && ssh root@web-1.CLUSTER
 /// way -i ci.identity config > ci.ssh_config && ssh -F ci.ssh_config root@web-1.CLUSTER
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct ConfigArgs {
     /// Where to write the files; by default beside the login, or FILE.ssh beside the identity file.
     #[arg(long, value_name = "DIR")]

@@ -12,8 +12,9 @@ use std::fmt::Write as _;
 use wayleave_api::auth::{GetStatusRequest, GetStatusResponse};
 use wayleave_vocab::{HostPort, Wall};
 
-/// Show who you are logged in as; with -c or --cluster, how the cluster is and its CA pins.
+/// Show who you are; with -c or --cluster, how the cluster is and its CA pins
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct StatusArgs {
     /// Ask the cluster how it is.
     #[arg(long)]

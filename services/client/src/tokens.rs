@@ -16,7 +16,6 @@ use wayleave_vocab::{HostPort, Labels, SystemRole, Wall};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum TokensCommand {
-    /// Make a join token and print the whole set-up of a new machine.
     Add(AddArgs),
     /// List join tokens (never their secrets).
     Ls,
@@ -24,11 +23,12 @@ pub(crate) enum TokensCommand {
     Rm(RmArgs),
 }
 
-/// Make a join token and print the whole set-up of a new machine.
+/// Make a join token and print the whole set-up of a new machine
 ///
 /// way tokens add --type=node --ttl=1h
 /// way tokens add --type=node,app --labels=env=prod --format json
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct AddArgs {
     /// What the machine may be: node, proxy, app, db, kube, …
     #[arg(long = "type", value_name = "ROLE,…", value_delimiter = ',', required = true)]

@@ -15,7 +15,6 @@ use wayleave_vocab::{Login, RoleName, UserName, Wall};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum UsersCommand {
-    /// Create a user and print the invitation.
     Add(AddArgs),
     /// List users.
     Ls,
@@ -25,11 +24,12 @@ pub(crate) enum UsersCommand {
     Reset(NameArgs),
 }
 
-/// Create a user and print the invitation, which works once.
+/// Create a user and print the invitation, which works once
 ///
 /// way users add alice --roles=access,editor --logins=root,ubuntu
 /// way users add bob --roles=access --traits=team=infra,web
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct AddArgs {
     /// The user's name.
     name: UserName,

@@ -9,20 +9,22 @@ use clap_complete::Shell;
 use serde::Serialize;
 use wayleave_api::auth::GetStatusRequest;
 
-/// Print the version of this client, and of the cluster if one is asked for.
+/// Print the versions of client and cluster
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct VersionArgs {
     /// Ask the cluster for its version too.
     #[arg(long)]
     cluster: bool,
 }
 
-/// Print a completion script for a shell.
+/// Print a completion script for a shell
 ///
 /// way completion bash > /etc/bash_completion.d/way
 /// way completion zsh > "${fpath[1]}/_way"
 /// way completion fish > ~/.config/fish/completions/way.fish
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct CompletionArgs {
     /// Which shell.
     shell: Shell,

@@ -14,15 +14,16 @@ use place::{Place, Plan};
 use session::SftpSession;
 use transfer::{Options, Transfer};
 
-/// Copy files to or from a node.
+/// Copy files to or from a node
 ///
 /// way scp report.pdf root@web-1:            into the home directory
 /// way scp -r root@web-1:/var/log ./logs     a whole directory
 /// way scp -p a b root@web-1:/tmp/           several files, with their times and modes
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment, override_usage = "way scp [OPTIONS] SOURCE… TARGET")]
 pub(crate) struct ScpArgs {
     /// What is copied, and at last where to. On a node: [LOGIN@]NODE:PATH.
-    #[arg(value_name = "SOURCE… TARGET", required = true, num_args = 2..)]
+    #[arg(value_name = "PLACE", required = true, num_args = 2..)]
     places: Vec<Place>,
     /// Copy directories with everything in them.
     #[arg(short, long)]

@@ -5,7 +5,7 @@ use crate::dial::{NodeStream, dial};
 use crate::failure::{Exit, Failure};
 use crate::moment;
 use crate::output::note;
-use crate::ssh::driver::{Driver, Notice};
+use crate::ssh::driver::{Driver, DriverError, Notice};
 use wayleave_identity::{Principal, SSH_EXTENSION};
 use wayleave_ssh::{
     CertType, Certificate, ClientConfig, HostIdentity, PublicKey, PublicKeyAlgorithm, SignatureAlgorithm,
@@ -31,7 +31,7 @@ pub(crate) async fn connect(
     config.limits.window_bytes = WINDOW_BYTES;
     let mut driver = Driver::new(stream, &config);
     loop {
-        match driver.next().await? {
+        match driver.next().await.map_err(login_failure)? {
             Notice::Host(identity) => {
                 let cluster = &access.identity.parts().cluster;
                 verify(&identity, node, cluster, access.identity.host_authorities(), moment::now())?;
@@ -41,6 +41,18 @@ pub(crate) async fn connect(
             Notice::Authenticated => return Ok(driver),
             other => tracing::debug!(notice = ?other, "ignored before authentication"),
         }
+    }
+}
+
+/// What ends a connection before the login is done is mostly a refusal, and the node says why.
+fn login_failure(error: DriverError) -> Failure {
+    match error {
+        DriverError::Goodbye(why) => {
+            Failure::new(Exit::Denied, format!("the node refused this login: {why}")).hint(
+                "`way ls -v` shows your logins; `way explain USER ssh LOGIN@NODE` tells which rule decided",
+            )
+        }
+        other => other.into(),
     }
 }
 

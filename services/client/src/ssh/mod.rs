@@ -24,15 +24,17 @@ use session::Session;
 use std::ffi::OsString;
 use wayleave_vocab::Login;
 
-/// Open a shell or run a command on a node.
+/// Open a shell or run a command on a node
 ///
 /// way ssh root@web-1                         a shell
 /// way ssh root@web-1 'uptime; df -h'         a command
 /// way ssh -t root@web-1 top                  a command that wants a terminal
 /// way ssh -N -L 5432:db-1:5432 root@web-1    a forwarded port, no command
 ///
-/// The exit code is that of the remote command, or 255. Escapes at the start of a line: ~. ends, ~? shows the others.
+/// The exit code is that of the remote command, or 255.
+/// Escapes at the start of a line: ~. ends, ~? shows the others.
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct SshArgs {
     /// The node, and the account on it.
     #[arg(value_name = "[LOGIN@]NODE")]

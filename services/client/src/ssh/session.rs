@@ -266,6 +266,10 @@ impl Session {
                 // As OpenSSH: the low byte is what a process can end with.
                 self.exit = Some(Exit::Remote(u8::try_from(status & 0xff).unwrap_or(SSH_FAILURE)));
             }
+            // Its output was closed from here.
+            ChannelRequest::ExitSignal { .. } if self.give_up_at.is_some() => {
+                self.exit = Some(Exit::Remote(SSH_FAILURE));
+            }
             ChannelRequest::ExitSignal { signal, core_dumped, message } => {
                 let core = if core_dumped { " (core dumped)" } else { "" };
                 let why = if message.is_empty() { String::new() } else { format!(": {message}") };
@@ -291,7 +295,10 @@ impl Session {
 
     fn on_escape(&mut self, escape: Escape) -> Result<Option<Exit>, Failure> {
         match escape {
-            Escape::Disconnect => return Ok(Some(Exit::Remote(SSH_FAILURE))),
+            Escape::Disconnect => {
+                self.show("~.\r\n");
+                return Ok(Some(Exit::Remote(SSH_FAILURE)));
+            }
             Escape::Suspend => {
                 self.raw = None;
                 terminal::suspend();
@@ -303,7 +310,7 @@ impl Session {
                 // Only a connection that is ending refuses.
                 let _ = self.driver.connection().rekey();
             }
-            Escape::Help => note(HELP.trim_end()),
+            Escape::Help => self.show(HELP),
         }
         Ok(None)
     }
@@ -413,10 +420,15 @@ impl Session {
 
     /// A line for the person, also while the terminal is raw.
     fn say(&self, text: &str) {
-        let end = if self.raw.is_some() { "\r" } else { "" };
-        let line = printable(text);
-        // Control characters are out of the line, so that the return can be added.
-        let _ = io::Write::write_all(&mut io::stderr().lock(), format!("way: {line}{end}\n").as_bytes());
+        let end = if self.raw.is_some() { "\r\n" } else { "\n" };
+        self.show(&format!("way: {}{end}", printable(text)));
+    }
+
+    /// Text of our own, as it is.
+    #[expect(clippy::unused_self, reason = "reads as an act of the session")]
+    fn show(&self, text: &str) {
+        // Nobody to tell when standard error is gone.
+        let _ = io::Write::write_all(&mut io::stderr().lock(), text.as_bytes());
     }
 }
 
