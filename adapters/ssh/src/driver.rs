@@ -108,7 +108,7 @@ impl<D: Send + 'static> Core<D> {
 
     /// Ends the connection after what has been said. The first reason stays.
     pub(crate) fn end(&mut self, reason: DisconnectReason, message: String) {
-        self.goodbye.get_or_insert(Goodbye { reason, message });
+        self.goodbye.get_or_insert(Goodbye { reason, message: printable(&message) });
     }
 
     /// Whether [`Core::end`] was called.
@@ -118,7 +118,7 @@ impl<D: Send + 'static> Core<D> {
 
     /// Text for the person at the other end, on the channel's error stream.
     pub(crate) fn say(&mut self, channel: ChannelId, text: &str) {
-        let mut line = Bytes::from(format!("wayleave: {text}\r\n"));
+        let mut line = Bytes::from(format!("wayleave: {}\r\n", printable(text)));
         // A channel that cannot take it has nobody behind it who would read it.
         let _unheard = self.connection.send(channel, DataStream::Stderr, &mut line);
     }
@@ -134,6 +134,11 @@ impl<D: Send + 'static> Core<D> {
     }
 }
 
+/// Text that cannot steer a terminal: messages of locks, for instance, are written by people.
+fn printable(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
 /// Runs a connection to its end, and its lasting work after that.
 pub(crate) async fn run<A: Application>(stream: BoxStream, mut core: Core<A::Done>, mut application: A) {
     let mut link = Link::new(stream);
@@ -142,6 +147,8 @@ pub(crate) async fn run<A: Application>(stream: BoxStream, mut core: Core<A::Don
     say_goodbye(&mut link, &mut core, &stop).await;
     drop(link);
     core.work.clear();
+    // Whatever the reason was, verbs do nothing from here on.
+    core.connection.disconnect(DisconnectReason::ConnectionLost, "");
     application.on_end(&mut core);
     let lasting = async {
         while let Some(done) = core.lasting.next().await {

@@ -86,18 +86,19 @@ impl NodeConnection {
         &self,
         attempt: &AuthAttempt,
         now: Wall,
-    ) -> Result<(UserPrincipal, Permissions, Login, UserSlot), Rejection> {
-        let nobody = |error: AdmissionError| Rejection { user: None, error };
+    ) -> Result<(UserPrincipal, Permissions, Login, UserSlot), Box<Rejection>> {
+        let nobody = |error: AdmissionError| Box::new(Rejection { user: None, error });
         let view = self.view().ok_or(AdmissionError::NoPolicy).map_err(nobody)?;
         let trust = Trust { authorities: view.user_authorities(), cluster: view.cluster() };
         let client = self.facts.client.map(|address| address.ip().to_canonical());
         let user = authenticate(&attempt.certificate, Some(&attempt.user), &trust, client, now)
             .map_err(|error| nobody(error.into()))?;
-        let named = |error: AdmissionError| Rejection { user: Some(user.principal.name.clone()), error };
+        let named = |error| Box::new(Rejection { user: Some(user.principal.name.clone()), error });
         if self.is_draining {
             return Err(named(AdmissionError::ShuttingDown));
         }
-        let login = Login::parse(attempt.user.as_str()).map_err(|error| named(error.into()))?;
+        let login =
+            Login::parse(attempt.user.as_str()).map_err(|error| named(AdmissionError::from(error)))?;
         let permit = self.decide(&user.principal, &login, now).map_err(named)?;
         let taken = self.node.slots.take(permit.user(), permit.options().max_connections);
         let slot = taken.map_err(|error| named(error.into()))?;

@@ -41,7 +41,9 @@ pub(crate) struct NodeConnection {
     pub(crate) is_draining: bool,
     /// Names the connection where no session is meant, for forwards.
     pub(crate) id: SessionId,
-    /// Why this side ended the connection.
+    /// How often something was refused on this connection.
+    pub(crate) refusals: u32,
+    /// Set when this side ended the connection: why.
     pub(crate) end_reason: Option<String>,
     views: watch::Receiver<Option<Arc<PolicyView>>>,
 }
@@ -134,6 +136,7 @@ impl NodeConnection {
             unconfirmed: BTreeMap::new(),
             is_draining: shutdown.is_requested(),
             id: SessionId::from_random(random_bytes()),
+            refusals: 0,
             end_reason: None,
             views,
         }
@@ -302,7 +305,6 @@ impl Application for NodeConnection {
     }
 
     fn on_end(&mut self, core: &mut Core<Done>) {
-        self.end_reason.get_or_insert_with(|| "the client disconnected".to_owned());
         self.end_sessions(core);
     }
 }

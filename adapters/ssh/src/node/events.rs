@@ -7,7 +7,11 @@ use crate::driver::Core;
 use futures::future::try_join_all;
 use std::sync::Arc;
 use wayleave_audit::{Event, Outcome, SessionRef, Text};
+use wayleave_ssh::DisconnectReason;
 use wayleave_vocab::{Login, SessionId, UserName};
+
+/// Refusals on one connection before it is ended.
+const REFUSALS_MAX: u32 = 64;
 
 /// What a session is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +57,17 @@ impl NodeConnection {
         });
     }
 
+    /// Writes that something on this connection was refused. A client that goes on asking is disconnected, so that
+    /// refusals do not fill the journal.
+    pub(crate) fn note_refused(&mut self, core: &mut Core<Done>, event: Event) {
+        self.note(core, event);
+        self.refusals = self.refusals.saturating_add(1);
+        if self.refusals >= REFUSALS_MAX {
+            let text = "too many requests were refused on this connection".to_owned();
+            core.end(DisconnectReason::ByApplication, text);
+        }
+    }
+
     /// A session of the user who is logged in.
     pub(crate) fn session_ref(&self, sid: SessionId) -> Option<SessionRef> {
         match &self.stage {
@@ -77,7 +92,7 @@ impl NodeConnection {
 
     /// Notes that what a session should be was refused.
     pub(crate) fn note_work_refused(
-        &self,
+        &mut self,
         core: &mut Core<Done>,
         sid: SessionId,
         work: &SessionWork,
@@ -86,13 +101,13 @@ impl NodeConnection {
         let outcome = Outcome::Failure { error: Text::new(reason) };
         let event = self.session_ref(sid).and_then(|session| work_event(session, work, outcome));
         match event {
-            Some(event) => self.note(core, event),
+            Some(event) => self.note_refused(core, event),
             None => self.note_session_refused(core, reason),
         }
     }
 
     /// Notes that a session was refused.
-    pub(crate) fn note_session_refused(&self, core: &mut Core<Done>, reason: &str) {
+    pub(crate) fn note_session_refused(&mut self, core: &mut Core<Done>, reason: &str) {
         if let Stage::Admitted(user) = &self.stage {
             let event = Event::SessionRejected {
                 user: Text::new(user.principal.name.as_str()),
@@ -102,7 +117,7 @@ impl NodeConnection {
                 reason: Text::new(reason),
                 client_addr: self.facts.client_text(),
             };
-            self.note(core, event);
+            self.note_refused(core, event);
         }
     }
 }

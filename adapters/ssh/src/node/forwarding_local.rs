@@ -90,13 +90,13 @@ impl NodeConnection {
         event.into_iter().collect()
     }
 
-    fn refuse_open(&self, core: &mut Core<Done>, channel: ChannelId, address: &str, refused: &Refused) {
+    fn refuse_open(&mut self, core: &mut Core<Done>, channel: ChannelId, address: &str, refused: &Refused) {
         self.note_port_refused(core, PortAction::LocalStart, address, &refused.reason);
         reject_open(core, channel, OpenFailure::Prohibited, &refused.text);
     }
 
     pub(crate) fn note_port_refused(
-        &self,
+        &mut self,
         core: &mut Core<Done>,
         action: PortAction,
         address: &str,
@@ -104,7 +104,7 @@ impl NodeConnection {
     ) {
         if let Some(session) = self.session_ref(self.id) {
             let outcome = events::failure(reason);
-            self.note(core, Event::Port { session, action, addr: Text::new(address), outcome });
+            self.note_refused(core, Event::Port { session, action, addr: Text::new(address), outcome });
         }
     }
 

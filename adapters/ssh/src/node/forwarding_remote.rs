@@ -64,7 +64,7 @@ pub(crate) enum Listener {
     /// On the loopback.
     Tcp(TcpListener),
     /// As the user.
-    Unix(UserListener),
+    Unix(Box<UserListener>),
 }
 
 /// Somebody connected.
@@ -155,7 +155,7 @@ impl NodeConnection {
     }
 
     fn refuse_listener(
-        &self,
+        &mut self,
         core: &mut Core<Done>,
         address: &str,
         refused: &Refused,
@@ -301,7 +301,7 @@ async fn bind_unix(
         .await
         .map_err(|error| Refused::plain(error.to_string()))?;
     tracing::debug!(user = %permit.user(), "a remote forward listens on a Unix socket");
-    Ok(vec![Listener::Unix(listener)])
+    Ok(vec![Listener::Unix(Box::new(listener))])
 }
 
 #[cfg(test)]

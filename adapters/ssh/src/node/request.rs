@@ -7,7 +7,6 @@ use super::file_copy;
 use super::process::Command;
 use super::sessions::{SessionStage, answer};
 use crate::driver::Core;
-use bytes::Bytes;
 use wayleave_audit::{Event, Text};
 use wayleave_os::{TerminalModes, TerminalSize, TerminalSpec};
 use wayleave_ssh::{ChannelId, ChannelRequest, ReplyToken};
@@ -26,7 +25,8 @@ impl NodeConnection {
     ) {
         match request {
             ChannelRequest::Pty { term, size, modes } => {
-                self.prepare_terminal(core, channel, &term, size, &modes, reply);
+                let spec = TerminalSpec::new(&term, terminal_size(size), TerminalModes::decode(&modes));
+                self.prepare_terminal(core, channel, spec, reply);
             }
             ChannelRequest::Env { name, value } => {
                 let is_accepted = self.prepare_variable(channel, &name, &value);
@@ -70,9 +70,7 @@ impl NodeConnection {
         &mut self,
         core: &mut Core<Done>,
         channel: ChannelId,
-        term: &str,
-        size: wayleave_ssh::TerminalSize,
-        modes: &Bytes,
+        spec: TerminalSpec,
         reply: Option<ReplyToken>,
     ) {
         let is_permitted = matches!(&self.stage, Stage::Admitted(user) if user.permissions.terminal);
@@ -86,7 +84,6 @@ impl NodeConnection {
         if let Some(session) = self.sessions.get_mut(&channel)
             && let SessionStage::Preparing(preparation) = &mut session.stage
         {
-            let spec = TerminalSpec::new(term, terminal_size(size), TerminalModes::decode(modes));
             preparation.terminal = Some(spec);
             is_done = true;
         }
@@ -156,7 +153,7 @@ impl NodeConnection {
 
     /// Notes that the forwarding of an agent or a display was refused.
     pub(crate) fn note_agent_or_x11(
-        &self,
+        &mut self,
         core: &mut Core<Done>,
         channel: ChannelId,
         what: &str,
@@ -165,7 +162,7 @@ impl NodeConnection {
         let id = self.sessions.get(&channel).map_or(self.id, |session| session.id);
         if let Some(session) = self.session_ref(id) {
             let outcome = events::failure(reason);
-            self.note(core, Event::Forward { session, what: Text::new(what), outcome });
+            self.note_refused(core, Event::Forward { session, what: Text::new(what), outcome });
         }
     }
 

@@ -197,6 +197,10 @@ impl NodeConnection {
             Ok((child, streams)) => {
                 let (handle, commands) = process::handle();
                 let is_wanted = session.closed.is_none() && !core.connection.is_closed();
+                if self.end_reason.is_some() {
+                    // The queue is empty: it takes one.
+                    let _queued = handle.try_send(Command::Kill);
+                }
                 let process = is_wanted.then_some(handle);
                 session.stage =
                     SessionStage::Running(Running { process, since, exit: None, is_output_over: false });
@@ -241,10 +245,10 @@ impl NodeConnection {
         let SessionStage::Running(running) = &mut session.stage else { return };
         match end {
             PumpEnd::Outbound => {
+                // The client hears of the end of output with the exit status: at an end of both directions stock
+                // clients close the channel, and a status that comes later would be lost.
                 running.is_output_over = true;
-                let has_exited = running.exit.is_some();
-                core.connection.eof(channel);
-                if has_exited {
+                if running.exit.is_some() {
                     self.finish_session(core, channel);
                 }
             }
@@ -266,6 +270,7 @@ impl NodeConnection {
             (_, Some(Exit::Code(code))) => (Some(*code), self.end_reason.clone()),
             (Some(reason), _) => (None, Some(reason.clone())),
             (None, Some(Exit::Signal { name, .. })) => (None, Some(format!("signal {name}"))),
+            (None, None) if core.connection.is_closed() => (None, Some("the client disconnected".to_owned())),
             (None, None) => (None, Some("the client closed the channel".to_owned())),
         };
         self.note_end(core, id, running.since, exit_code, reason);

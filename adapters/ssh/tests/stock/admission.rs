@@ -20,6 +20,7 @@ cases![
     the_role_says_how_many_connections,
     a_later_key_may_be_tried_after_a_foreign_one,
     a_silent_client_is_cut,
+    o_a_proxy_that_lies_about_the_user_gains_nothing,
 ];
 
 fn d_certificates_that_are_wrong_let_nobody_in() {
@@ -134,9 +135,10 @@ fn a_login_that_no_role_allows_is_denied_with_a_reason() {
 fn a_lock_keeps_out_with_its_message() {
     block_on(async {
         let world = World::new().await;
-        world.policy.publish(&[role("access", RoleOptions::default())], &[lock("alice", "call the office")]);
+        let roles = [role("access", RoleOptions::default())];
+        world.policy.publish(&roles, &[lock("alice", "call\u{1b}[2J the office")]);
 
-        check_refused(&world, "alice", "locked", "access is locked: call the office").await;
+        check_refused(&world, "alice", "locked", "access is locked: call [2J the office").await;
     });
 }
 
@@ -206,6 +208,36 @@ fn a_silent_client_is_cut() {
         stream.read_to_end(&mut said).await.unwrap();
 
         assert!(said.starts_with(b"SSH-2.0-"));
+    });
+}
+
+/// Every field of the dial request says something else than the truth.
+fn o_a_proxy_that_lies_about_the_user_gains_nothing() {
+    use wayleave_net::{Adapter, Inbound};
+    block_on(async {
+        let world = World::new().await;
+        let certified = Certified { name: "mallory", roles: &[], ..Certified::default() };
+        world.write_user("mallory", &world.authorities.user, &certified);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = format!("Port={}", listener.local_addr().unwrap().port());
+        let adapter = world.adapter.clone();
+        world.tasks.spawn("lying proxy", async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut request = crate::world::dial_request("192.0.2.7:22".parse().unwrap());
+            request.target = wayleave_dial::DialTarget::Ssh { node: "alice".parse().unwrap() };
+            request.from_peer = true;
+            request.report_route = true;
+            let stream = Box::new(stream);
+            adapter.serve(Inbound { stream, request }, wayleave_runtime::Shutdown::new()).await;
+        });
+
+        let output = world.ssh("mallory", &["-o", &port]).arg("echo in").output().await.unwrap();
+
+        assert!(output.stdout.is_empty());
+        assert!(text(&output.stderr).contains("access denied: mallory as"), "{output:?}");
+        let mut elsewhere = crate::world::dial_request(world.address);
+        elsewhere.host_id = Some(wayleave_vocab::HostId::from_random([9; 16]));
+        assert!(!world.adapter.serves(&elsewhere), "another host's streams are not served");
     });
 }
 

@@ -22,6 +22,8 @@ cases![
     a_remote_forward_ends_when_it_is_cancelled,
     a_remote_unix_socket_comes_back,
     a_remote_forward_listens_on_the_loopback_only,
+    h_low_ports_are_for_root,
+    f_a_client_that_is_refused_again_and_again_is_disconnected,
     the_clients_agent_is_reached,
     c_forwarding_needs_role_certificate_and_agent,
     c_agent_forwarding_needs_role_certificate_and_agent,
@@ -174,6 +176,40 @@ fn a_remote_forward_listens_on_the_loopback_only() {
             )
         };
         until(|| world.audit.has(is_noted)).await;
+    });
+}
+
+fn h_low_ports_are_for_root() {
+    if !nix::unistd::Uid::effective().is_root() {
+        return;
+    }
+    block_on(async {
+        let world = World::new().await;
+        let mut role = crate::world::role("access", RoleOptions::default());
+        role.spec.allow.logins.push("daemon".to_owned());
+        world.policy.publish(&[role], &[]);
+        let principals = vec!["daemon".to_owned()];
+        world.write_user("bob", &world.authorities.user, &Certified { principals, ..Certified::default() });
+        let options = ["-l", "daemon", "-N", "-o", "ExitOnForwardFailure=yes", "-R", "1023:127.0.0.1:1"];
+
+        let output = world.ssh("bob", &options).output().await.unwrap();
+
+        assert!(text(&output.stderr).contains("remote port forwarding failed"), "{output:?}");
+    });
+}
+
+fn f_a_client_that_is_refused_again_and_again_is_disconnected() {
+    block_on(async {
+        let world = World::new().await;
+        let mut options = vec!["-N".to_owned()];
+        for port in 2000..2100 {
+            options.extend(["-R".to_owned(), format!("*:{port}:127.0.0.1:1")]);
+        }
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+
+        let output = world.ssh("alice", &options).output().await.unwrap();
+
+        assert!(text(&output.stderr).contains("too many requests were refused"), "{output:?}");
     });
 }
 

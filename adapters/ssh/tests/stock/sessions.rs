@@ -97,19 +97,15 @@ fn a_terminal_is_a_real_one() {
         )
         .await;
 
-        tmux.type_line("stty size; echo term=$TERM tty=$SSH_TTY").await;
+        tmux.type_until("stty size; echo term=$TERM tty=$SSH_TTY", "tty=/dev/pts/").await;
         tmux.shows("30 100").await;
-        tmux.shows("tty=/dev/pts/").await;
         tmux.command(&["resize-window", "-x", "120", "-y", "40"]).await;
-        tmux.type_line("stty size").await;
-        tmux.shows("40 120").await;
-        tmux.type_line("sleep 1000; echo interrupted=$?").await;
-        tmux.shows("sleep 1000;").await;
+        tmux.type_until("stty size", "40 120").await;
+        tmux.type_until("echo going to $((40+1)); sleep 1000; echo slept", "going to 41").await;
         tmux.command(&["send-keys", "C-c"]).await;
-        tmux.type_line("echo after $((40+2))").await;
-        tmux.shows("after 42").await;
-        tmux.type_line("exit 5").await;
-        tmux.shows("code=5").await;
+        tmux.shows("^C").await;
+        tmux.type_until("echo after $((40+2))", "after 42").await;
+        tmux.type_until("exit 5", "code=5").await;
 
         assert!(world.audit.has(|event| matches!(event, Event::SessionStart { interactive: true, .. })));
     });
@@ -149,7 +145,8 @@ fn ten_channels_share_a_connection_and_an_eleventh_is_refused() {
         check_noted(&world, "10 sessions are open").await;
         for mut ssh in running {
             drop(ssh.stdin.take());
-            assert!(ssh.wait().await.unwrap().success());
+            let output = ssh.wait_with_output().await.unwrap();
+            assert!(output.status.success(), "{output:?}");
         }
         let next = master.ssh(&world).arg("true").output().await.unwrap();
         assert!(next.stderr.is_empty(), "there is room again: {next:?}");
@@ -329,9 +326,16 @@ impl Tmux {
         text(&output.stdout)
     }
 
-    async fn type_line(&self, line: &str) {
-        self.command(&["send-keys", "-l", line]).await;
-        self.command(&["send-keys", "Enter"]).await;
+    /// Types a line, again when a shell that was just starting dropped it, until something is shown.
+    async fn type_until(&self, line: &str, wanted: &str) {
+        loop {
+            self.command(&["send-keys", "-l", line]).await;
+            self.command(&["send-keys", "Enter"]).await;
+            let patience = std::time::Duration::from_secs(5);
+            if tokio::time::timeout(patience, self.shows(wanted)).await.is_ok() {
+                return;
+            }
+        }
     }
 
     async fn shows(&self, wanted: &str) {
