@@ -60,7 +60,7 @@ impl InstanceError {
     pub(crate) fn from_status(status: &tonic::Status) -> Self {
         match status.code() {
             tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => {
-                Self::Unreachable(with_sources(status))
+                Self::Unreachable(status_with_sources(status))
             }
             _ => Self::Refused(status.message().to_owned()),
         }
@@ -68,9 +68,16 @@ impl InstanceError {
 }
 
 /// A status and what caused it: the transport hides the interesting part in its sources.
-fn with_sources(status: &tonic::Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut source = std::error::Error::source(status);
+fn status_with_sources(status: &tonic::Status) -> String {
+    appended(status.message().to_owned(), std::error::Error::source(status))
+}
+
+/// An error and what caused it.
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
+    appended(error.to_string(), error.source())
+}
+
+fn appended(mut text: String, mut source: Option<&(dyn std::error::Error + 'static)>) -> String {
     while let Some(error) = source {
         let next = error.to_string();
         if !text.contains(&next) {

@@ -1,6 +1,6 @@
 //! Opening an identity, or joining for one.
 
-use crate::error::{InstanceError, role_list};
+use crate::error::{InstanceError, role_list, with_sources};
 use crate::join_token::JoinToken;
 use crate::stored::{FILE, StoredCertificate, StoredIdentity, VERSION};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ use wayleave_keystore::{
     Credentials, IdentityDir, Pins, TlsKey, TrustStore, client_config, pinned_client_config,
     public_client_config,
 };
-use wayleave_rpc::channel_through;
+use wayleave_rpc::{PublicPinsError, channel_through, public_pins};
 use wayleave_runtime::{Clock, random_bytes};
 use wayleave_ssh::{Certificate, Credential, KeyPair};
 use wayleave_vocab::{ClusterName, HostId, HostPort, NodeName, Secret, SystemRole, Wall};
@@ -274,11 +274,9 @@ async fn join(
     let Some(token) = &config.token else {
         return Err(InstanceError::NoToken { wanted: role_list(&config.roles) });
     };
-    if config.pins.is_empty() {
-        return Err(InstanceError::NothingToTrust);
-    }
-    let tls =
-        pinned_client_config(&config.pins, SystemRole::Auth, &[ALPN_AUTH]).map_err(InstanceError::Tls)?;
+    let pins =
+        if config.pins.is_empty() { learned_pins(&config.addresses).await? } else { config.pins.clone() };
+    let tls = pinned_client_config(&pins, SystemRole::Auth, &[ALPN_AUTH]).map_err(InstanceError::Tls)?;
     let outer = public_client_config(None).map_err(InstanceError::Tls)?;
     let keys = NewKeys::generate(&config.roles)?;
     let request = join_request(config, token, &config.roles, &keys);
@@ -288,6 +286,30 @@ async fn join(
         .map_err(|status| InstanceError::from_status(&status))?
         .into_inner();
     keys.with_answer(answer, now)
+}
+
+/// What the first proxy says that a public authority vouches for.
+async fn learned_pins(addresses: &ClusterAddresses) -> Result<Pins, InstanceError> {
+    let mut unreachable = None;
+    for address in &addresses.0 {
+        match public_pins(address).await {
+            Ok(pins) => {
+                tracing::info!(%address, "a public authority vouches for the proxy: its CA pins are believed");
+                return Ok(pins);
+            }
+            Err(error @ (PublicPinsError::Unreachable(_) | PublicPinsError::TimedOut { .. })) => {
+                unreachable = Some(error);
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(%address, error, "it cannot tell what to trust");
+            }
+        }
+    }
+    match unreachable {
+        Some(error) => Err(InstanceError::Unreachable(with_sources(&error))),
+        None => Err(InstanceError::NothingToTrust),
+    }
 }
 
 fn join_request(
@@ -382,4 +404,60 @@ fn ssh_identity(stored: &StoredCertificate) -> Result<Credential, InstanceError>
     let certificate =
         Certificate::from_openssh(&stored.ssh_certificate).map_err(|_| damaged("host certificate"))?;
     Credential::certified(Arc::new(key), certificate).ok_or_else(|| damaged("host certificate"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wayleave_keystore::{ClientAuth, X509Authority, X509Request, server_config};
+    use wayleave_runtime::{SystemClock, TaskGroup};
+
+    /// A server whose certificate no public authority vouches for.
+    async fn private_server(tasks: &TaskGroup) -> HostPort {
+        let now = SystemClock::new().wall();
+        let authority = X509Authority::generate("host", [1; 16], now).unwrap();
+        let key = TlsKey::generate().unwrap();
+        let principal = wayleave_identity::Principal::Host(wayleave_identity::HostPrincipal {
+            host_id: HostId::from_random([1; 16]),
+            cluster: ClusterName::parse("demo").unwrap(),
+            system_roles: [SystemRole::Proxy].into(),
+            not_after: now.after(std::time::Duration::from_secs(60)),
+        });
+        let pem = authority.issue(&X509Request {
+            principal: &principal,
+            common_name: "proxy",
+            spki_der: &key.spki_der(),
+            dns_names: &[],
+            ip_addresses: &[std::net::IpAddr::from([127, 0, 0, 1])],
+            not_before: now,
+            not_after: now.after(std::time::Duration::from_secs(60)),
+            server: true,
+            client: false,
+            serial: [2; 16],
+        });
+        let credentials = Credentials::from_pem(&pem.unwrap(), &key.to_pem()).unwrap();
+        let tls =
+            server_config(&credentials, &TrustStore::empty(), ClientAuth::None, &[b"http/1.1"]).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = HostPort::from_socket(listener.local_addr().unwrap());
+        tasks.spawn("server", async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = tokio_rustls::TlsAcceptor::from(tls.clone()).accept(stream).await;
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn d_a_process_without_a_pin_trusts_nothing_blindly() {
+        let tasks = TaskGroup::new();
+        let private = private_server(&tasks).await;
+        let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let closed = HostPort::from_socket(free.local_addr().unwrap());
+        drop(free);
+        let learned = learned_pins(&ClusterAddresses(vec![private.clone()])).await;
+        assert!(matches!(learned, Err(InstanceError::NothingToTrust)), "{learned:?}");
+        let learned = learned_pins(&ClusterAddresses(vec![closed, private])).await;
+        assert!(matches!(learned, Err(InstanceError::Unreachable(_))), "{learned:?}");
+    }
 }
