@@ -36,14 +36,18 @@ pub(super) async fn reach(
     let probed = probe::dial(&cluster.identity, &proxy.web, node)
         .await
         .with_context(|| format!("dialling {node} through {}", proxy.name))?;
+    // What nobody can guess comes back in front of the output: it really ran over there.
+    let mark = random_u64();
+    let marked = format!("echo {mark}; {command}");
+    let web = proxy.web.to_string();
     let began = Instant::now();
     let (client, output) = match stock_ssh() {
-        Some(ssh) => {
-            ("ssh", with_ssh(cluster, &ssh, proxy.name, node, &proxy.web.to_string(), command).await?)
-        }
-        None => ("way ssh", with_way(cluster, node, &proxy.web.to_string(), command).await?),
+        Some(ssh) => ("ssh", with_ssh(cluster, &ssh, proxy.name, node, &web, &marked).await?),
+        None => ("way ssh", with_way(cluster, node, &web, &marked).await?),
     };
-    let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+    let total = began.elapsed();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let text = text.strip_prefix(&format!("{mark}\n")).map(|rest| rest.trim_end().to_owned());
     if !output.status.success() {
         bail!("{client} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
