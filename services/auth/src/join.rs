@@ -18,7 +18,7 @@ use wayleave_api::auth::{HostCertificate, JoinRequest, JoinResponse, PublicKeys,
 use wayleave_identity::HostPrincipal;
 use wayleave_resource::{Kind, Resource, Token};
 use wayleave_runtime::random_bytes;
-use wayleave_vocab::{HostId, NodeName, Secret, SystemRole, TokenName, Wall};
+use wayleave_vocab::{ClusterName, HostId, NodeName, Secret, SystemRole, TokenName, Wall};
 
 /// Most names that a process may have besides its own.
 const EXTRA_NAMES_MAX: usize = 64;
@@ -108,7 +108,7 @@ impl AuthCore {
             renewed_at: now,
             token: grant.name,
         };
-        self.check_names_free(&record)?;
+        self.check_names(&record, None)?;
         let response =
             self.issue_host(&record, &record.system_roles, &request.system_roles, &wish.keys, now)?;
         let event = audit_events::joined(&record, client);
@@ -141,9 +141,10 @@ impl AuthCore {
             ));
         }
         let keys = parse_keys(&request.keys, order.len())?;
+        let before = record.clone();
         record.extra_names = parse_names(&request.additional_principals)?;
         record.renewed_at = now;
-        self.check_names_free(&record)?;
+        self.check_names(&record, Some(&before))?;
         let response = self.issue_host(&record, &wanted, &order, &keys, now)?;
         let event = audit_events::host_certificates(&record, now.after(self.config.lifetimes.host));
         let write = put(keys::host(record.host_id), &record);
@@ -172,12 +173,13 @@ impl AuthCore {
         let allowed = grant.roles.union(&caller.system_roles).copied().collect();
         allow_roles(&wish.roles, &allowed)?;
         let mut record = self.host_record(caller.host_id).await?;
+        let before = record.clone();
         record.hostname = wish.hostname;
         record.system_roles = wish.roles;
         record.extra_names = wish.extra_names;
         record.renewed_at = now;
         record.token = grant.name;
-        self.check_names_free(&record)?;
+        self.check_names(&record, Some(&before))?;
         let response =
             self.issue_host(&record, &record.system_roles, &request.system_roles, &wish.keys, now)?;
         let event = audit_events::joined(&record, client);
@@ -261,27 +263,63 @@ impl AuthCore {
         found
     }
 
-    /// Refuses names under which another process is live: they would be believed for it.
-    fn check_names_free(&self, record: &HostRecord) -> Result<(), RequestError> {
-        if record.extra_names.is_empty() {
-            return Ok(());
+    /// Refuses names under which a process would be believed for another one. What it was called `before` stays its own,
+    /// whoever came later.
+    fn check_names(&self, record: &HostRecord, before: Option<&HostRecord>) -> Result<(), RequestError> {
+        let cluster = self.authorities.cluster();
+        let own_id = record.host_id.to_string();
+        let names =
+            std::iter::once(record.hostname.as_str()).chain(record.extra_names.iter().map(String::as_str));
+        for name in names.clone() {
+            let bare = bare_name(name, cluster);
+            if bare != own_id && bare.parse::<HostId>().is_ok() {
+                return Err(RequestError::denied(format!("{name} is a host id, which no process chooses")));
+            }
         }
-        let online = self.routes.online();
-        for mirrored in self.mirror.all(Kind::Node) {
-            let Resource::Node(node) = &mirrored.resource else { continue };
-            let other = node.host_id != record.host_id && online.contains(&node.host_id);
-            let taken = |name: &str| {
-                name.eq_ignore_ascii_case(node.spec.hostname.as_str())
-                    || name.eq_ignore_ascii_case(&node.host_id.to_string())
-            };
-            if other && record.extra_names.iter().any(|name| taken(name)) {
-                return Err(RequestError::denied(format!(
-                    "{} is the name of another node that is online",
-                    node.spec.hostname
-                )));
+        let is_new = |name: &&str| {
+            before
+                .is_none_or(|before| before.hostname.as_str() != *name && !before.extra_names.contains(*name))
+        };
+        for name in names.filter(is_new) {
+            let is_extra = record.extra_names.contains(name);
+            if let Some(taken) = self.name_taken(record, &bare_name(name, cluster), is_extra) {
+                return Err(RequestError::denied(taken));
             }
         }
         Ok(())
+    }
+
+    /// Why another process is known by this name, if one is. Nodes may share a host name, which is then ambiguous;
+    /// whatever is no node is never called like one, and no agent like a proxy.
+    fn name_taken(&self, record: &HostRecord, bare: &str, is_extra: bool) -> Option<String> {
+        let cluster = self.authorities.cluster();
+        let is_node = record.system_roles.contains(&SystemRole::Node);
+        let online = self.routes.online();
+        let is_node_name = |mirrored: &crate::mirror::Mirrored| match &mirrored.resource {
+            Resource::Node(node) => {
+                node.host_id != record.host_id
+                    && bare_name(node.spec.hostname.as_str(), cluster) == bare
+                    && (!is_node || (is_extra && online.contains(&node.host_id)))
+            }
+            _ => false,
+        };
+        if self.mirror.all(Kind::Node).iter().any(|mirrored| is_node_name(mirrored)) {
+            return Some(format!("{bare} is the name of another node: choose another one"));
+        }
+        let is_proxy_name = |mirrored: &crate::mirror::Mirrored| match &mirrored.resource {
+            Resource::Proxy(proxy) => {
+                let addresses =
+                    proxy.spec.public_addrs.iter().any(|at| bare_name(at.host(), cluster) == bare);
+                let is_name = is_extra && bare_name(&proxy.spec.hostname, cluster) == bare;
+                proxy.host_id != record.host_id && (addresses || is_name)
+            }
+            _ => false,
+        };
+        let is_proxy = record.system_roles.contains(&SystemRole::Proxy);
+        if !is_proxy && self.mirror.all(Kind::Proxy).iter().any(|mirrored| is_proxy_name(mirrored)) {
+            return Some(format!("{bare} is the name of a proxy: choose another one"));
+        }
+        None
     }
 
     /// The certificates of a process: the instance's, then one for each role in `order`.
@@ -352,6 +390,13 @@ impl AuthCore {
         }
         names
     }
+}
+
+/// A name as it is compared: in lower case, and without the cluster, because `web-1` is `web-1.<cluster>`.
+fn bare_name(name: &str, cluster: &ClusterName) -> String {
+    let name = name.to_ascii_lowercase();
+    let stem = name.strip_suffix(cluster.as_str()).and_then(|stem| stem.strip_suffix('.'));
+    stem.map(str::to_owned).unwrap_or(name)
 }
 
 fn parse_one(role: &str) -> Result<BTreeSet<SystemRole>, wayleave_vocab::ParseSystemRoleError> {

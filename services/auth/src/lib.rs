@@ -40,6 +40,7 @@ mod rpc_admin;
 mod rpc_host;
 mod rpc_public;
 mod service;
+mod slots;
 mod snapshots;
 mod token_secret;
 mod tokens;

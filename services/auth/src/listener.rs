@@ -3,14 +3,12 @@
 //! Accepting never waits on a peer. A connection that has not shown a certificate takes one of few slots.
 
 use crate::connection::{Connection, Identity, serve};
-
 use crate::gate::Gate;
+use crate::slots::{Slots, Taken};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use wayleave_api::{ALPN_AUTH, ALPN_FORWARD};
@@ -55,43 +53,6 @@ pub(crate) struct Listener {
     pub(crate) slots: Slots,
 }
 
-/// How many connections there may be.
-#[derive(Clone)]
-pub(crate) struct Slots {
-    all: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
-}
-
-impl Slots {
-    pub(crate) fn new(connections_max: usize, strangers_max: usize) -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS))),
-            strangers: Arc::new(Semaphore::new(strangers_max.min(Semaphore::MAX_PERMITS))),
-        }
-    }
-
-    fn take(&self) -> Option<Taken> {
-        let all = self.all.clone().try_acquire_owned().ok()?;
-        let stranger = self.strangers.clone().try_acquire_owned().ok()?;
-        Some(Taken { _all: all, stranger: Some(stranger) })
-    }
-}
-
-/// The slots of one connection; the stranger's slot is given back once there is a certificate.
-struct Taken {
-    _all: OwnedSemaphorePermit,
-    stranger: Option<OwnedSemaphorePermit>,
-}
-
-impl Taken {
-    fn is_known(&mut self, identity: &Identity) {
-        match identity {
-            Identity::Stranger => {}
-            Identity::User(_) | Identity::Host(_) => self.stranger = None,
-        }
-    }
-}
-
 /// Why a connection was closed before it could ask anything. At DEBUG only: strangers cause it at will.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
@@ -107,6 +68,8 @@ enum Refused {
     NotAProxy,
     #[error("the forward header is wrong")]
     Header(#[source] wayleave_net::MessageError),
+    #[error("too many clients of one address that have shown no certificate")]
+    TooMany,
     #[error("the forward header is of version {0}, this build reads {VERSION}")]
     HeaderVersion(u8),
 }
@@ -126,7 +89,7 @@ impl Listener {
     }
 
     fn start(&self, stream: TcpStream, peer: SocketAddr, group: &TaskGroup) {
-        let Some(slots) = self.slots.take() else {
+        let Some(slots) = self.slots.take(peer.ip()) else {
             tracing::debug!(%peer, "closed: too many connections");
             return;
         };
@@ -156,7 +119,7 @@ async fn open(
         return open_forwarded(stream, &identity, acceptors, gate, slots, group).await;
     }
     require_http2(&stream)?;
-    slots.is_known(&identity);
+    slots.end_if_known(&identity);
     serve(stream, Connection { identity, client_address: peer }, gate, group).await;
     drop(slots);
     Ok(())
@@ -184,10 +147,12 @@ where
         return Err(Refused::HeaderVersion(header.v));
     }
     let client_address = header.client_address;
+    // The proxy is known: from here on the slot is the client's.
+    slots.belongs_to(client_address.ip()).map_err(|_| Refused::TooMany)?;
     let inner = handshake(&acceptors.forwarded, stream).await?;
     let identity = identify(&inner)?;
     require_http2(&inner)?;
-    slots.is_known(&identity);
+    slots.end_if_known(&identity);
     serve(inner, Connection { identity, client_address }, gate, group).await;
     drop(slots);
     Ok(())

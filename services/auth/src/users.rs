@@ -203,6 +203,10 @@ impl AuthCore {
         };
         let user = self.user(&invite.user)?;
         let before = self.user_secrets(&invite.user).await?;
+        // One that was made for an earlier user of this name is not good for this one.
+        if before.as_ref().and_then(|stored| stored.value.invite.as_ref()) != Some(&id) {
+            return Err(invite_refused());
+        }
         let password = self.passwords.hash(password).await.map_err(hash_failed)?;
         let secrets = UserSecrets {
             password: Some(password),

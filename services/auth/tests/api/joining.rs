@@ -4,7 +4,7 @@ use crate::harness::{Cluster, HOUR, Keys, Process, join_request, node_json, owne
 use std::time::Duration;
 use tonic::Code;
 use wayleave_api::auth::{
-    CreateTokenRequest, RegisterRequest, RenewRequest, ResourceRef, SearchEventsRequest,
+    CreateTokenRequest, ProxyRecord, RegisterRequest, RenewRequest, ResourceRef, SearchEventsRequest,
 };
 use wayleave_auth::StaticToken;
 use wayleave_identity::Principal;
@@ -216,4 +216,60 @@ async fn a_locked_process_does_not_renew() {
         refused(cluster.host(&process).register(RegisterRequest::default()).await, Code::PermissionDenied);
     assert!(told.contains("locked"), "{told}");
     let _ = HOUR;
+}
+
+/// A renewal of one role with names besides the host's.
+fn renewal(role: &str, names: &[&str]) -> RenewRequest {
+    RenewRequest {
+        system_roles: owned(&[role]),
+        keys: [Keys::new(), Keys::new()].iter().map(Keys::public).collect(),
+        additional_principals: owned(names),
+    }
+}
+
+#[tokio::test]
+async fn o_a_proxy_is_not_certified_under_the_name_of_a_node() {
+    let cluster = Cluster::start().await;
+    let node = cluster.join(&["Node"], "web-1").await;
+    let resources_json = vec![node_json(&node.host_id, "web-1", "")];
+    cluster.host(&node).register(RegisterRequest { resources_json, proxy: None }).await.unwrap();
+    let proxy = cluster.join(&["Proxy"], "p-1").await;
+    for name in ["web-1", "WEB-1", "web-1.demo", &node.host_id, &format!("{}.demo", node.host_id)] {
+        let told =
+            refused(cluster.host(&proxy).renew(renewal("Proxy", &[name])).await, Code::PermissionDenied);
+        assert!(told.contains("choose") || told.contains("no process chooses"), "{told}");
+    }
+    cluster.host(&proxy).renew(renewal("Proxy", &["p.example.com"])).await.unwrap();
+    // Nor does it join under one.
+    let token = cluster.token(&["Proxy"]).await;
+    for hostname in ["web-1", "web-1.demo", &node.host_id] {
+        let (request, _) = join_request(&token.name, &token.secret, &["Proxy"], hostname);
+        refused(cluster.public().join(request).await, Code::PermissionDenied);
+    }
+}
+
+#[tokio::test]
+async fn d_an_agent_is_not_certified_as_another_host_or_a_proxy() {
+    let cluster = Cluster::start().await;
+    let victim = cluster.join(&["Node"], "web-1").await;
+    let proxy = cluster.join(&["Proxy"], "p-1").await;
+    let record = ProxyRecord {
+        name: "p-1".into(),
+        public_addresses: vec!["p.example.com:443".into()],
+        ..Default::default()
+    };
+    let registration = RegisterRequest { resources_json: Vec::new(), proxy: Some(record) };
+    cluster.host(&proxy).register(registration).await.unwrap();
+    let token = cluster.token(&["Node"]).await;
+    for hostname in [&victim.host_id, &format!("{}.demo", victim.host_id), "p.example.com", "P.Example.com"] {
+        let (request, _) = join_request(&token.name, &token.secret, &["Node"], hostname);
+        refused(cluster.public().join(request).await, Code::PermissionDenied);
+    }
+    let agent = cluster.join(&["Node"], "web-2").await;
+    for name in [victim.host_id.as_str(), "p.example.com", "p-1.demo"] {
+        refused(cluster.host(&agent).renew(renewal("Node", &[name])).await, Code::PermissionDenied);
+    }
+    // Its own id is its name anyway, and another node's host name is ambiguous, not stolen.
+    cluster.host(&agent).renew(renewal("Node", &[agent.host_id.as_str()])).await.unwrap();
+    cluster.join(&["Node"], "web-1").await;
 }

@@ -5,7 +5,7 @@ use data_encoding::BASE32_NOPAD;
 use std::time::Duration;
 use tonic::Code;
 use wayleave_api::auth::{
-    AcceptInviteRequest, BeginInviteRequest, CreateUserRequest, LoginRequest, ResetUserRequest,
+    AcceptInviteRequest, BeginInviteRequest, CreateUserRequest, LoginRequest, ResetUserRequest, ResourceRef,
     SearchEventsRequest, SignUserRequest, UserCertificates,
 };
 use wayleave_identity::{Principal, SSH_EXTENSION};
@@ -174,6 +174,25 @@ async fn a_reset_takes_password_and_second_factor_away() {
         .unwrap();
     cluster.clock.advance(STEP);
     public.login(login("alice", "another-password", code(&cluster, &new))).await.unwrap();
+}
+
+#[tokio::test]
+async fn e_an_invitation_of_a_removed_user_is_not_good_for_the_next_of_that_name() {
+    let cluster = Cluster::start().await;
+    let old = cluster.create_user("alice", &["access"], &["root"]).await;
+    let reference = ResourceRef { kind: "user".into(), name: "alice".into() };
+    cluster.admin().delete_resource(reference).await.unwrap();
+    // The administrator says that it is all right to give the name again at once.
+    let lock = ResourceRef { kind: "lock".into(), name: "removed-user-alice".into() };
+    cluster.admin().delete_resource(lock).await.unwrap();
+    let new = cluster.create_user("alice", &["access"], &["root"]).await;
+    for (invite, is_good) in [(old, false), (new, true)] {
+        let request = BeginInviteRequest { invite_token: invite.clone() };
+        let begun = cluster.public().begin_invite(request).await.unwrap().into_inner();
+        let request = accept(&invite, PASSWORD, code(&cluster, &begun.totp_uri));
+        let accepted = cluster.public().accept_invite(request).await;
+        assert_eq!(accepted.is_ok(), is_good, "{accepted:?}");
+    }
 }
 
 #[tokio::test]
