@@ -12,7 +12,7 @@ use wayleave_os::{Account, AccountError};
 use wayleave_policy::{Context, Denial, NodeView, Permit};
 use wayleave_session::{Connection as Limits, Terms, TooManyConnections};
 use wayleave_ssh::{AuthAttempt, DisconnectReason};
-use wayleave_vocab::{Login, NameError, UserName, Wall};
+use wayleave_vocab::{Login, Mono, NameError, UserName, Wall};
 
 /// A user whose certificate was judged and whom the policy let in.
 pub(crate) struct Admitted {
@@ -20,9 +20,22 @@ pub(crate) struct Admitted {
     pub(crate) permissions: Permissions,
     pub(crate) login: Login,
     pub(crate) account: Account,
-    /// Sessions, silence, the certificate's end, drain.
-    pub(crate) limits: Limits,
+    limits: Limits,
     _slot: UserSlot,
+}
+
+impl Admitted {
+    /// Sessions, silence, the certificate's end, drain: told first when data last moved, so that nobody who talks
+    /// counts as silent.
+    pub(crate) fn limits(&mut self, last_activity: Mono) -> &mut Limits {
+        self.limits.handle_activity(last_activity);
+        &mut self.limits
+    }
+
+    /// When the limits want to be looked at.
+    pub(crate) fn poll_timeout(&self) -> Option<Mono> {
+        self.limits.poll_timeout()
+    }
 }
 
 /// The same before the machine's account is known.
@@ -201,7 +214,7 @@ impl NodeConnection {
         let ageless = UserPrincipal { not_after: Wall::from_ms(u64::MAX), ..user.principal.clone() };
         let decision = self.decide_running(&ageless, &user.login, user.principal.not_after, now.wall);
         if let Stage::Admitted(user) = &mut self.stage {
-            user.limits.handle_decision(decision, now);
+            user.limits(core.last_activity).handle_decision(decision, now);
         }
         self.apply_limits(core);
     }

@@ -150,7 +150,7 @@ impl NodeConnection {
     /// Does what the limits of the connection ask for.
     pub(crate) fn apply_limits(&mut self, core: &mut Core<Done>) {
         let Stage::Admitted(user) = &mut self.stage else { return };
-        if let Some(Effect::End(reason)) = user.limits.poll_effect() {
+        if let Some(Effect::End(reason)) = user.limits(core.last_activity).poll_effect() {
             self.terminate(core, &reason);
         }
     }
@@ -188,7 +188,7 @@ impl NodeConnection {
             return core.end(DisconnectReason::ByApplication, text);
         };
         let (now, grace) = (limits::now(&*core.clock), self.node.config.drain_grace);
-        user.limits.handle_drain(now.mono.after(grace), now);
+        user.limits(core.last_activity).handle_drain(now.mono.after(grace), now);
         for channel in self.sessions.keys() {
             core.say(*channel, &format!("the service is stopping; sessions end in {} s", grace.as_secs()));
         }
@@ -291,15 +291,14 @@ impl Application for NodeConnection {
 
     fn wakes_at(&self) -> Option<Mono> {
         match &self.stage {
-            Stage::Admitted(user) => user.limits.poll_timeout(),
+            Stage::Admitted(user) => user.poll_timeout(),
             Stage::Unauthenticated | Stage::Admitting(_) => None,
         }
     }
 
     fn on_time(&mut self, core: &mut Core<Done>) {
         if let Stage::Admitted(user) = &mut self.stage {
-            user.limits.handle_activity(core.last_activity);
-            user.limits.handle_timeout(limits::now(&*core.clock));
+            user.limits(core.last_activity).handle_timeout(limits::now(&*core.clock));
         }
         self.apply_limits(core);
     }

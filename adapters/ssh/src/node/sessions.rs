@@ -103,7 +103,9 @@ impl NodeConnection {
             return reject_open(core, channel, OpenFailure::Prohibited, &refused.text);
         }
         let Stage::Admitted(user) = &mut self.stage else { return };
-        if let Err(refusal) = user.limits.handle_open(session.id, limits::now(&*core.clock)) {
+        if let Err(refusal) =
+            user.limits(core.last_activity).handle_open(session.id, limits::now(&*core.clock))
+        {
             let text = refusal.to_string();
             self.note_session_refused(core, &text);
             return reject_open(core, channel, OpenFailure::ResourceShortage, &text);
@@ -299,7 +301,7 @@ impl NodeConnection {
         let id = session.id;
         self.forget_closed(channel);
         if let Stage::Admitted(user) = &mut self.stage {
-            user.limits.handle_close(id, limits::now(&*core.clock));
+            user.limits(core.last_activity).handle_close(id, limits::now(&*core.clock));
         }
         self.apply_limits(core);
     }

@@ -1,6 +1,6 @@
 //! Who is let in, who is not, and what each may know.
 
-use crate::harness::{block_on, cases, until};
+use crate::harness::{block_on, cases, wait_until};
 use crate::world::{Certified, Setting, World, lock, new_key, own_login, role, text, wall};
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -251,6 +251,6 @@ async fn check_refused(world: &World, user: &str, what: &str, expected: &str) {
     if !["no certificate", "host certificate"].contains(&what) {
         let is_noted =
             |event: &Event| matches!(event, Event::AuthAttempt { .. } | Event::SessionRejected { .. });
-        until(|| world.audit.has(is_noted)).await;
+        wait_until(|| world.audit.has(is_noted)).await;
     }
 }

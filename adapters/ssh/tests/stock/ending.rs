@@ -1,6 +1,6 @@
 //! Sessions that end while they run, each for its reason, with a word to the user.
 
-use crate::harness::{block_on, cases, until};
+use crate::harness::{block_on, cases, wait_until};
 use crate::sessions::{is_running, read_until};
 use crate::world::{Certified, Setting, World, lock, role, text, wall};
 use std::time::Duration;
@@ -96,7 +96,7 @@ fn j_a_certificate_that_runs_out_leaves_sessions_otherwise_and_opens_no_new_ones
             master.ssh(&world).arg("echo on; exec cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         read_until(&mut running, "on").await;
 
-        until(|| wall() > ends).await;
+        wait_until(|| wall() > ends).await;
         // A change of policy that judges the connection anew finds nothing wrong with what runs.
         world.policy.publish(&[role("access", RoleOptions::default())], &[]);
         let new = master.ssh(&world).arg("true").output().await.unwrap();
@@ -112,7 +112,14 @@ fn j_silence_ends_sessions() {
         let limit = Some(Ttl(Duration::from_secs(2)));
         let options = RoleOptions { client_idle_timeout: limit, ..RoleOptions::default() };
         let world = World::with(Setting { options, ..Setting::default() }).await;
-        let talkative = world.run("for i in 1 2 3 4 5 6; do echo $i; sleep 0.5; done; exit 7").await;
+        let talks = "for i in 1 2 3 4 5 6 7; do echo $i; sleep 0.5; done; exit 7";
+        let mut talkative = world.ssh("alice", &[]).arg(talks).spawn().unwrap();
+        for number in 1..8 {
+            read_until(&mut talkative, &format!("{number}\n")).await;
+            // Whatever makes the limits be looked at finds that it is not silent.
+            world.labels.send_replace(format!("n={number}").parse::<Labels>().unwrap());
+        }
+        let talkative = talkative.wait_with_output().await.unwrap();
         assert_eq!(talkative.status.code(), Some(7), "what talks is not silent: {talkative:?}");
         let (ssh, pid) = start(&world, "").await;
 
@@ -195,13 +202,13 @@ async fn check_ended(ssh: Child, pid: &str, expected: &str) {
         )) || printed.contains(expected),
         "{printed}"
     );
-    until(|| !is_running(pid)).await;
+    wait_until(|| !is_running(pid)).await;
 }
 
 async fn check_noted(world: &World, expected: DisconnectReason) {
     let is_noted =
         |event: &Event| matches!(event, Event::ClientDisconnect { cause, .. } if *cause == expected);
-    until(|| world.audit.has(is_noted)).await;
+    wait_until(|| world.audit.has(is_noted)).await;
     let is_ended = |event: &Event| matches!(event, Event::SessionEnd { reason: Some(_), .. });
-    until(|| world.audit.has(is_ended)).await;
+    wait_until(|| world.audit.has(is_ended)).await;
 }

@@ -1,6 +1,6 @@
 //! `-L`, `-D`, `-R`, `-A`, and what of them is refused.
 
-use crate::harness::{block_on, cases, until};
+use crate::harness::{block_on, cases, wait_until};
 use crate::sessions::{Master, feed, pattern};
 use crate::world::{Certified, Setting, World, own_login, text};
 use std::path::Path;
@@ -69,7 +69,7 @@ fn a_dynamic_forward_is_a_proxy() {
         let port = echo_server(&world).await;
         let socks = free_port().await;
         let _ssh = world.ssh("alice", &["-N", "-D", &format!("127.0.0.1:{socks}")]).spawn().unwrap();
-        let mut stream = connect_when_there(socks).await;
+        let mut stream = wait_connected(socks).await;
 
         stream.write_all(&[5, 1, 0]).await.unwrap();
         let mut answer = [0; 2];
@@ -123,7 +123,7 @@ fn a_remote_forward_comes_back() {
         }
 
         ssh.kill().await.unwrap();
-        until_refused(port).await;
+        wait_until_refused(port).await;
     });
 }
 
@@ -137,11 +137,11 @@ fn a_remote_forward_ends_when_it_is_cancelled() {
 
         let add = master.ssh(&world).args(["-O", "forward", "-R", &spec]).output().await.unwrap();
         assert!(add.status.success(), "{add:?}");
-        check_echo(connect_when_there(port).await).await;
+        check_echo(wait_connected(port).await).await;
         let cancel = master.ssh(&world).args(["-O", "cancel", "-R", &spec]).output().await.unwrap();
 
         assert!(cancel.status.success(), "{cancel:?}");
-        until_refused(port).await;
+        wait_until_refused(port).await;
     });
 }
 
@@ -175,7 +175,7 @@ fn a_remote_forward_listens_on_the_loopback_only() {
                 Event::Port { action: PortAction::RemoteStart, outcome: Outcome::Failure { .. }, .. }
             )
         };
-        until(|| world.audit.has(is_noted)).await;
+        wait_until(|| world.audit.has(is_noted)).await;
     });
 }
 
@@ -229,7 +229,7 @@ fn the_clients_agent_is_reached() {
         assert!(text(&output.stdout).contains("agent-test-key"), "{output:?}");
         let socket = text(&output.stdout).lines().last().unwrap().to_owned();
         assert!(!socket.is_empty());
-        until(|| !Path::new(&socket).exists()).await;
+        wait_until(|| !Path::new(&socket).exists()).await;
     });
 }
 
@@ -281,7 +281,7 @@ fn c_agent_forwarding_needs_role_certificate_and_agent() {
             assert_eq!(text(&output.stdout), "sock=\n", "{user} {output:?}");
             let is_noted =
                 |event: &Event| matches!(event, Event::Forward { outcome: Outcome::Failure { .. }, .. });
-            until(|| world.audit.has(is_noted)).await;
+            wait_until(|| world.audit.has(is_noted)).await;
         });
     }
 }
@@ -295,7 +295,7 @@ fn write_restricted(world: &World) {
 /// An ssh that only forwards, once its socket is there.
 async fn forward(world: &World, options: &[&str], socket: &Path) -> Child {
     let ssh = world.ssh("alice", &[&["-N"], options].concat()).spawn().unwrap();
-    until(|| socket.exists()).await;
+    wait_until(|| socket.exists()).await;
     ssh
 }
 
@@ -339,7 +339,7 @@ async fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
 }
 
-async fn connect_when_there(port: u16) -> TcpStream {
+async fn wait_connected(port: u16) -> TcpStream {
     loop {
         match TcpStream::connect(("127.0.0.1", port)).await {
             Ok(stream) => return stream,
@@ -348,7 +348,7 @@ async fn connect_when_there(port: u16) -> TcpStream {
     }
 }
 
-async fn until_refused(port: u16) {
+async fn wait_until_refused(port: u16) {
     while TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
@@ -381,7 +381,7 @@ impl Agent {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        until(|| path.exists()).await;
+        wait_until(|| path.exists()).await;
         let key = world.path("agent-key");
         let key = key.to_str().unwrap();
         let made = Command::new("ssh-keygen")

@@ -1,6 +1,6 @@
 //! Plain `ssh -J` through the proxy's entry, and what the entry refuses.
 
-use crate::harness::{block_on, cases, until};
+use crate::harness::{block_on, cases, wait_until};
 use crate::sessions::{feed, pattern, read_until};
 use crate::world::{Certified, World, dial_request, lock, new_key, own_login, role, text};
 use futures::future::BoxFuture;
@@ -136,8 +136,10 @@ fn j_a_lock_ends_a_running_jump() {
 
         let output = ssh.wait_with_output().await.unwrap();
         assert!(text(&output.stderr).contains("access is locked: gone"), "{output:?}");
-        until(|| world.audit.has(|event| matches!(event, wayleave_audit::Event::ClientDisconnect { .. })))
-            .await;
+        wait_until(|| {
+            world.audit.has(|event| matches!(event, wayleave_audit::Event::ClientDisconnect { .. }))
+        })
+        .await;
         let again = entry.ssh(&["-W", "node:22", "jump"]).await;
         assert!(text(&again.stderr).contains("access is locked: gone"), "{again:?}");
     });

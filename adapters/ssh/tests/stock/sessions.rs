@@ -1,6 +1,6 @@
 //! Commands, shells, terminals, and many of them on one connection.
 
-use crate::harness::{block_on, cases, until};
+use crate::harness::{block_on, cases, wait_until};
 use crate::world::{Setting, World, own_login, text};
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -36,7 +36,7 @@ fn a_command_prints_and_returns_its_code() {
         assert_eq!(text(&output.stderr), "err\n");
         assert_eq!(output.status.code(), Some(3));
         let ended = |event: &Event| matches!(event, Event::SessionEnd { exit_code: Some(3), .. });
-        until(|| world.audit.has(ended)).await;
+        wait_until(|| world.audit.has(ended)).await;
         assert!(world.audit.has(|event| matches!(event, Event::SessionStart { interactive: false, .. })));
         let is_exec = |event: &Event| matches!(event, Event::Exec { command, .. } if command.as_str().starts_with("echo out"));
         assert!(world.audit.has(is_exec), "{}", world.audit.text());
@@ -98,12 +98,12 @@ fn a_terminal_is_a_real_one() {
         .await;
 
         tmux.type_until("stty size; echo term=$TERM tty=$SSH_TTY", "tty=/dev/pts/").await;
-        tmux.shows("30 100").await;
+        tmux.wait_shown("30 100").await;
         tmux.command(&["resize-window", "-x", "120", "-y", "40"]).await;
         tmux.type_until("stty size", "40 120").await;
         tmux.type_until("echo going to $((40+1)); sleep 1000; echo slept", "going to 41").await;
         tmux.command(&["send-keys", "C-c"]).await;
-        tmux.shows("^C").await;
+        tmux.wait_shown("^C").await;
         tmux.type_until("echo after $((40+2))", "after 42").await;
         tmux.type_until("exit 5", "code=5").await;
 
@@ -209,9 +209,9 @@ fn a_client_that_goes_away_takes_its_processes_along() {
 
         ssh.kill().await.unwrap();
 
-        until(|| !is_running(&pid)).await;
+        wait_until(|| !is_running(&pid)).await;
         let ended = |event: &Event| matches!(event, Event::SessionEnd { reason: Some(reason), .. } if reason.as_str().contains("disconnected"));
-        until(|| world.audit.has(ended)).await;
+        wait_until(|| world.audit.has(ended)).await;
     });
 }
 
@@ -248,7 +248,7 @@ fn output_after_the_end_of_the_program_is_not_lost() {
 /// A refused session is in the audit log.
 async fn check_noted(world: &World, expected: &str) {
     let is_noted = |event: &Event| matches!(event, Event::SessionRejected { reason, .. } if reason.as_str().contains(expected));
-    until(|| world.audit.has(is_noted)).await;
+    wait_until(|| world.audit.has(is_noted)).await;
 }
 
 /// A connection that other clients share.
@@ -262,7 +262,7 @@ impl Master {
         let path = world.path("master");
         let socket = path.display().to_string();
         let ssh = world.ssh("alice", &["-M", "-S", &socket, "-N"]).spawn().unwrap();
-        until(|| path.exists()).await;
+        wait_until(|| path.exists()).await;
         Self { socket, _ssh: ssh }
     }
 
@@ -332,13 +332,13 @@ impl Tmux {
             self.command(&["send-keys", "-l", line]).await;
             self.command(&["send-keys", "Enter"]).await;
             let patience = std::time::Duration::from_secs(5);
-            if tokio::time::timeout(patience, self.shows(wanted)).await.is_ok() {
+            if tokio::time::timeout(patience, self.wait_shown(wanted)).await.is_ok() {
                 return;
             }
         }
     }
 
-    async fn shows(&self, wanted: &str) {
+    async fn wait_shown(&self, wanted: &str) {
         while !self.command(&["capture-pane", "-p", "-J"]).await.contains(wanted) {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
