@@ -14,8 +14,8 @@ use tonic::{Response, Status};
 use wayleave_api::ALPN_AUTH;
 use wayleave_api::auth::admin_client::AdminClient;
 use wayleave_config::Config;
-use wayleave_keystore::client_config;
-use wayleave_rpc::{CALL_TIMEOUT, channel};
+use wayleave_keystore::{client_config, public_client_config};
+use wayleave_rpc::{CALL_TIMEOUT, channel_through};
 use wayleave_vocab::{HostPort, SystemRole};
 
 /// File of the local administrator's identity below `data_dir`; the Auth Service writes it.
@@ -65,12 +65,16 @@ impl Access {
     }
 
     fn from_file(file: &Path, proxy: Option<&HostPort>) -> Result<Self, Failure> {
-        let identity = Identity::read(file).map_err(|error| {
-            let missing = matches!(&error, IdentityFileError::Read { source, .. }
-                if source.kind() == io::ErrorKind::NotFound);
-            let exit = if missing { Exit::NotFound } else { Exit::Failed };
-            Failure::new(exit, error.to_string())
-                .hint("identity files are made by `way auth sign --user NAME --out FILE`")
+        let identity = Identity::read(file).map_err(|error| match &error {
+            IdentityFileError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Failure::new(Exit::NotFound, error.to_string())
+                    .hint("identity files are made by `way auth sign --user NAME --out FILE`")
+            }
+            IdentityFileError::Read { .. }
+            | IdentityFileError::Write { .. }
+            | IdentityFileError::Line { .. }
+            | IdentityFileError::Missing(_)
+            | IdentityFileError::Part { .. } => Failure::failed(error.to_string()),
         })?;
         let proxies = proxy.map_or_else(|| identity.parts().proxies.clone(), |p| vec![p.clone()]);
         let direct = &identity.parts().auth_servers;
@@ -134,7 +138,9 @@ impl Access {
             &[ALPN_AUTH],
         )
         .map_err(Failure::doing("cannot set up TLS"))?;
-        Ok(AdminClient::new(channel(self.auth_servers.clone(), tls))
+        let outer = public_client_config(Some(&self.identity.trust()))
+            .map_err(Failure::doing("cannot set up TLS"))?;
+        Ok(AdminClient::new(channel_through(self.auth_servers.clone(), tls, outer))
             .max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 

@@ -2,17 +2,24 @@
 
 use crate::access::Access;
 use crate::failure::{Exit, Failure};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use rustls::ClientConfig;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use wayleave_api::ALPN_DIAL;
 use wayleave_dial::{DialRefusal, DialRequest, DialResponse, DialRoute, DialTarget, VERSION};
-use wayleave_keystore::client_config;
-use wayleave_net::{BoxStream, connect_tls, read_message, write_message};
+use wayleave_keystore::{client_config, public_client_config};
+use wayleave_net::{BoxStream, connect_cluster, read_message, write_message};
 use wayleave_runtime::random_bytes;
 use wayleave_vocab::{ClusterName, HostPort, NodeName, SystemRole, TraceId};
 
 /// How long a proxy may take to reach the agent.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a proxy may be silent before another one is tried beside it.
+const STAGGER: Duration = Duration::from_millis(300);
 
 /// A stream that speaks the node's own protocol.
 pub(crate) type NodeStream = BoxStream;
@@ -81,18 +88,55 @@ pub(crate) async fn dial(
         &[ALPN_DIAL],
     )
     .map_err(Failure::doing("cannot set up TLS"))?;
-    let mut last = None;
-    for proxy in access.require_proxies()? {
-        match dial_through(proxy, tls.clone(), node, report_route).await {
+    let outer =
+        public_client_config(Some(&access.identity.trust())).map_err(Failure::doing("cannot set up TLS"))?;
+    let mut left: Vec<&HostPort> = access.require_proxies()?.iter().collect();
+    loop {
+        let (proxy, stream) = connect_first(&left, &tls, &outer).await?;
+        match ask(proxy, stream, node, report_route).await {
             Ok(dialled) => return Ok(dialled),
             Err(Attempt::Final(failure)) => return Err(failure),
             Err(Attempt::Next(failure)) => {
-                tracing::debug!(%proxy, reason = %failure.message, "trying the next proxy");
-                last = Some(failure);
+                tracing::debug!(%proxy, reason = %failure.message, "trying another proxy");
+                left.retain(|other| *other != proxy);
+                if left.is_empty() {
+                    return Err(failure);
+                }
             }
         }
     }
-    Err(last.unwrap_or_else(|| Failure::new(Exit::Unreachable, "no proxy answered")))
+}
+
+/// Connects to the first proxy that answers. A silent one delays by a moment only: the next one is tried beside it.
+async fn connect_first<'a>(
+    proxies: &[&'a HostPort],
+    tls: &Arc<ClientConfig>,
+    outer: &Arc<ClientConfig>,
+) -> Result<(&'a HostPort, NodeStream), Failure> {
+    let mut waiting = proxies.iter().copied();
+    let mut running = FuturesUnordered::new();
+    let start = |proxy: &'a HostPort| {
+        let tls = tls.clone();
+        async move { (proxy, connect_cluster(proxy, tls, outer).await) }
+    };
+    running.extend(waiting.next().map(start));
+    let mut last = None;
+    loop {
+        let is_more = waiting.len() > 0;
+        tokio::select! {
+            biased;
+            Some((proxy, connected)) = running.next() => match connected {
+                Ok(stream) => return Ok((proxy, Box::new(stream))),
+                Err(error) => {
+                    tracing::debug!(%proxy, %error, "a proxy did not answer");
+                    last = Some(Failure::from(error));
+                    running.extend(waiting.next().map(start));
+                }
+            },
+            () = tokio::time::sleep(STAGGER), if is_more => running.extend(waiting.next().map(start)),
+            else => return Err(last.unwrap_or_else(|| Failure::new(Exit::Unreachable, "no proxy answered"))),
+        }
+    }
 }
 
 /// Why one proxy did not do it, and whether another may.
@@ -101,13 +145,13 @@ enum Attempt {
     Final(Failure),
 }
 
-async fn dial_through(
+/// Asks a proxy for a stream to the node.
+async fn ask(
     proxy: &HostPort,
-    tls: std::sync::Arc<rustls::ClientConfig>,
+    mut stream: NodeStream,
     node: &NodeName,
     report_route: bool,
 ) -> Result<(NodeStream, Option<DialRoute>), Attempt> {
-    let mut stream = connect_tls(proxy, tls).await.map_err(|e| Attempt::Next(e.into()))?;
     let request = DialRequest {
         v: VERSION,
         target: DialTarget::Ssh { node: node.clone() },
@@ -120,7 +164,7 @@ async fn dial_through(
     tracing::debug!(%proxy, %node, trace_id = %request.trace_id, "dialling");
     write_message(&mut stream, &request).await.map_err(|e| Attempt::Next(e.into()))?;
     match read_message(&mut stream, DIAL_TIMEOUT).await.map_err(|e| Attempt::Next(e.into()))? {
-        DialResponse::Established { route } => Ok((Box::new(stream), route)),
+        DialResponse::Established { route } => Ok((stream, route)),
         DialResponse::Refused { refusal } => Err(match &refusal {
             DialRefusal::Unavailable { .. } | DialRefusal::NotHere { .. } => Attempt::Next(refusal.into()),
             DialRefusal::UnknownTarget { .. }
@@ -137,6 +181,12 @@ async fn dial_through(
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tokio::net::TcpListener;
+    use wayleave_identity::{HostPrincipal, Principal};
+    use wayleave_keystore::{
+        ClientAuth, Credentials, TlsKey, TrustStore, X509Authority, X509Request, server_config,
+    };
+    use wayleave_vocab::HostId;
 
     fn check(text: &str, expected: Option<(&str, Option<&str>)>) {
         let cluster = ClusterName::parse("demo.example.com").unwrap();
@@ -157,6 +207,58 @@ mod tests {
         for bad in ["", "@web-1", "root@", "web-1:x", "-oProxyCommand=x", "a b", "x@-y", "web 1"] {
             check(bad, None);
         }
+    }
+
+    /// A proxy's certificate from a fresh cluster, and who believes it.
+    fn proxy_credentials() -> (Credentials, TrustStore) {
+        let (now, cluster) = (crate::moment::now(), ClusterName::parse("demo").unwrap());
+        let authority = X509Authority::generate("host", [1; 16], now).unwrap();
+        let key = TlsKey::generate().unwrap();
+        let not_after = now.after(Duration::from_secs(600));
+        let principal = Principal::Host(HostPrincipal {
+            host_id: HostId::from_random([2; 16]),
+            cluster: cluster.clone(),
+            system_roles: [SystemRole::Proxy].into(),
+            not_after,
+        });
+        let leaf = authority
+            .issue(&X509Request {
+                principal: &principal,
+                common_name: "proxy",
+                spki_der: &key.spki_der(),
+                dns_names: &[],
+                ip_addresses: &[],
+                not_before: now,
+                not_after,
+                server: true,
+                client: true,
+                serial: [3; 16],
+            })
+            .unwrap();
+        let trust = TrustStore::empty();
+        trust.replace(&cluster, authority.certificate_pem(), "");
+        (Credentials::from_pem(&leaf, &key.to_pem()).unwrap(), trust)
+    }
+
+    #[tokio::test]
+    async fn g_a_silent_proxy_does_not_hold_up_the_others() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = |listener: &TcpListener| HostPort::from_socket(listener.local_addr().unwrap());
+        let (silent_at, good_at) = (address(&silent), address(&good));
+        let (credentials, trust) = proxy_credentials();
+        let server = server_config(&credentials, &trust, ClientAuth::None, &[ALPN_DIAL]).unwrap();
+        let none = Credentials::empty();
+        let tls = client_config(&none, &trust, SystemRole::Proxy, None, &[ALPN_DIAL]).unwrap();
+        let outer = public_client_config(Some(&trust)).unwrap();
+        let proxies = [&silent_at, &good_at];
+        let serve = async {
+            let (stream, _) = good.accept().await.unwrap();
+            tokio_rustls::TlsAcceptor::from(server).accept(stream).await.unwrap()
+        };
+        let (connected, _served) = tokio::join!(connect_first(&proxies, &tls, &outer), serve);
+        assert_eq!(*connected.map_err(|f| f.message).unwrap().0, good_at);
+        drop(silent);
     }
 
     proptest! {

@@ -147,14 +147,26 @@ impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         let text = chain(&error);
         if let ConnectError::Tls { address, .. } = &error {
-            return match find::<rustls::Error>(&error) {
-                Some(reason) => from_tls(&address.to_string(), reason),
+            return match tls_reason(&error, &text) {
+                Some(reason) => from_tls(&address.to_string(), &reason),
                 None => Self::new(Exit::Unreachable, text)
                     .hint("is that the address of a Wayleave proxy? Check --proxy"),
             };
         }
         Self::new(Exit::Unreachable, text).hint("check the address (--proxy) and the network")
     }
+}
+
+/// Why a handshake failed. Where two ways were tried, only the text tells.
+fn tls_reason(error: &ConnectError, text: &str) -> Option<rustls::Error> {
+    use rustls::CertificateError::{Expired, NotValidForName, NotValidYet, UnknownIssuer};
+    let told = || {
+        [UnknownIssuer, Expired, NotValidYet, NotValidForName]
+            .map(rustls::Error::InvalidCertificate)
+            .into_iter()
+            .find(|known| text.contains(&known.to_string()))
+    };
+    find::<rustls::Error>(error).cloned().or_else(told)
 }
 
 fn from_tls(address: &str, reason: &rustls::Error) -> Failure {
@@ -232,9 +244,9 @@ impl From<Status> for Failure {
             && let Some(connect) = find::<ConnectError>(error)
         {
             if let ConnectError::Tls { address, .. } = connect
-                && let Some(reason) = find::<rustls::Error>(connect)
+                && let Some(reason) = tls_reason(connect, &chain(connect))
             {
-                return from_tls(&address.to_string(), reason);
+                return from_tls(&address.to_string(), &reason);
             }
             return Self::new(Exit::Unreachable, chain(connect))
                 .hint("check the address (--proxy) and the network");
@@ -262,7 +274,6 @@ fn from_code(code: Code, text: String) -> Failure {
             format!("the Auth Service cannot be reached or did not answer: {text}"),
         )
         .hint("check the address (--proxy), and that the proxy and the Auth Service run"),
-        Code::AlreadyExists => Failure::failed(text).hint("`way create -f` replaces what is there"),
         Code::Aborted => {
             Failure::failed(text).hint("somebody else changed it meanwhile: look again and repeat")
         }
@@ -271,6 +282,7 @@ fn from_code(code: Code, text: String) -> Failure {
             Failure::failed(text).hint("the cluster may be of another release: compare `way version`")
         }
         Code::Ok
+        | Code::AlreadyExists
         | Code::Unknown
         | Code::InvalidArgument
         | Code::FailedPrecondition
@@ -323,6 +335,8 @@ mod tests {
         let expired = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateExpired);
         check(tls(expired), 6);
         let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let both_ways = io::Error::other(format!("{unknown} (through a WebSocket: no)"));
+        check(ConnectError::Tls { address: address.clone(), source: both_ways }, 3);
         check(tls(unknown), 3);
         check(ConnectError::NoAddress, 5);
     }
