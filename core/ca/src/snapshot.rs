@@ -6,9 +6,9 @@
 use crate::digest::Digest;
 use serde::{Deserialize, Serialize};
 use wayleave_resource::{
-    CertAuthority, ClusterAuthPreference, ClusterNetworkingConfig, Kind, Lock, Resource, Role,
+    CertAuthority, ClusterAuthPreference, ClusterNetworkingConfig, Kind, Lock, LockTarget, Resource, Role,
 };
-use wayleave_vocab::{ClusterName, PolicyRevision, ResourceName, RoleName, Wall};
+use wayleave_vocab::{ClusterName, HostId, PolicyRevision, ResourceName, RoleName, Wall};
 
 /// Largest snapshot in bytes; Auth refuses the write that would exceed it.
 pub const SNAPSHOT_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -161,6 +161,13 @@ impl Snapshot {
         });
         snapshot.unreadable_roles = unreadable_roles;
         Ok(snapshot)
+    }
+
+    /// True if a lock in force shuts a process out. Whoever carries or takes connections of processes asks this, because a
+    /// stolen machine does not shut itself out.
+    pub fn is_host_locked(&self, host: HostId, now: Wall) -> bool {
+        let on_host = |lock: &Lock| matches!(lock.spec.target, LockTarget::ServerId(id) if id == host);
+        self.parts.locks.iter().any(|lock| on_host(lock) && lock.spec.is_in_force(now))
     }
 
     /// What changed from here to a newer snapshot of the same cluster.

@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use wayleave_ca::{DecodeSnapshotError, Delta, Snapshot, SnapshotParts};
 use wayleave_resource::{ClusterAuthPreference, ClusterNetworkingConfig, Lock, Resource, Role};
-use wayleave_vocab::{ClusterName, PolicyRevision, Wall};
+use wayleave_vocab::{ClusterName, HostId, PolicyRevision, Wall};
 
 fn role(name: &str, login: &str) -> Role {
     let text = format!(
@@ -65,6 +65,20 @@ fn a_role_from_the_future_is_set_aside_and_a_lock_from_the_future_is_not() {
     let newer = text.replace("\"target\":{\"user\"", "\"target\":{\"planet\"");
     assert!(matches!(Snapshot::decode(newer.as_bytes()), Err(DecodeSnapshotError::Malformed(_))));
     assert!(Snapshot::decode(text.replace("\"v\":1", "\"v\":2").as_bytes()).is_err());
+}
+
+#[test]
+fn j_a_locked_process_is_shut_out_while_the_lock_is_in_force() {
+    let (stolen, other) = (HostId::from_random([1; 16]), HostId::from_random([2; 16]));
+    let text = format!(
+        "kind: lock\nversion: v2\nmetadata: {{name: stolen}}\nspec: {{target: {{server_id: {stolen}}}, expires: '2027-01-15T08:00:00Z'}}"
+    );
+    let Resource::Lock(on_host) = Resource::parse_yaml(&text).unwrap().remove(0) else { panic!("no lock") };
+    let end = on_host.spec.expires.unwrap();
+    let snapshot = snapshot(1, vec![], vec![lock("l", "eve"), on_host]);
+    assert!(snapshot.is_host_locked(stolen, Wall::from_ms(end.as_ms() - 1)));
+    assert!(!snapshot.is_host_locked(stolen, end));
+    assert!(!snapshot.is_host_locked(other, Wall::from_secs(0)));
 }
 
 proptest! {
