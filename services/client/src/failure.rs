@@ -145,15 +145,20 @@ fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
 
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
-        let text = chain(&error);
-        if let ConnectError::Tls { address, .. } = &error {
-            return match tls_reason(&error, &text) {
-                Some(reason) => from_tls(&address.to_string(), &reason),
-                None => Self::new(Exit::Unreachable, text)
-                    .hint("is that the address of a Wayleave proxy? Check --proxy"),
-            };
-        }
-        Self::new(Exit::Unreachable, text).hint("check the address (--proxy) and the network")
+        from_connect(&error)
+    }
+}
+
+fn from_connect(error: &ConnectError) -> Failure {
+    let text = chain(error);
+    let ConnectError::Tls { address, .. } = error else {
+        return Failure::new(Exit::Unreachable, text)
+            .hint("does it run there? Check the address (--proxy) and the network");
+    };
+    match tls_reason(error, &text) {
+        Some(reason) => from_tls(&address.to_string(), &reason),
+        None => Failure::new(Exit::Unreachable, text)
+            .hint("is that the web address of a Wayleave proxy? Check --proxy"),
     }
 }
 
@@ -243,13 +248,7 @@ impl From<Status> for Failure {
         if let Some(error) = status.source()
             && let Some(connect) = find::<ConnectError>(error)
         {
-            if let ConnectError::Tls { address, .. } = connect
-                && let Some(reason) = tls_reason(connect, &chain(connect))
-            {
-                return from_tls(&address.to_string(), &reason);
-            }
-            return Self::new(Exit::Unreachable, chain(connect))
-                .hint("check the address (--proxy) and the network");
+            return from_connect(connect);
         }
         if let Some(error) = status.source()
             && let Some(reason) = find::<rustls::Error>(error)

@@ -135,7 +135,47 @@ impl NewToken {
             "\nOn the new machine, put this into /etc/wayleave.yaml and run\n  wayleave start -c /etc/wayleave.yaml\n"
         );
         text.push_str(&self.config(roles));
+        if let Some(line) = self.configure_line(roles) {
+            let _ = writeln!(text, "\nOr let the daemon write a commented file:\n  {line}");
+        }
         text
+    }
+
+    /// What makes the daemon write the file itself; for the services that it can write.
+    fn configure_line(&self, roles: &[SystemRole]) -> Option<String> {
+        let services: Vec<&str> = roles
+            .iter()
+            .filter_map(|role| match role {
+                SystemRole::Node => Some("node"),
+                SystemRole::Proxy => Some("proxy"),
+                SystemRole::Auth
+                | SystemRole::Kube
+                | SystemRole::App
+                | SystemRole::Db
+                | SystemRole::WindowsDesktop
+                | SystemRole::Discovery
+                | SystemRole::Bot => None,
+            })
+            .collect();
+        if services.len() != roles.len() {
+            return None;
+        }
+        let mut line = format!("wayleave configure --roles {} --token {}", services.join(","), self.token);
+        for pin in &self.ca_pins {
+            let _ = write!(line, " --ca-pin {pin}");
+        }
+        if roles.contains(&SystemRole::Proxy) {
+            line.push_str(" --auth-server AUTH_HOST:3025");
+        } else {
+            let _ = write!(line, " --proxy {}", self.proxy_address());
+        }
+        line.push_str(" -o /etc/wayleave.yaml");
+        Some(line)
+    }
+
+    /// The proxy's address, or where to put it.
+    fn proxy_address(&self) -> String {
+        self.proxy.as_ref().map_or_else(|| "PROXY_HOST:443".to_owned(), ToString::to_string)
     }
 
     /// A configuration file with which a machine joins.
@@ -158,8 +198,7 @@ impl NewToken {
         if is_proxy {
             text.push_str("  auth_server: AUTH_HOST:3025      # the Auth Service itself\n");
         } else {
-            let proxy = self.proxy.as_ref().map_or_else(|| "PROXY_HOST:443".to_owned(), ToString::to_string);
-            let _ = writeln!(text, "  proxy_server: {proxy}");
+            let _ = writeln!(text, "  proxy_server: {}", self.proxy_address());
         }
         for role in roles {
             let section = match role {
@@ -246,7 +285,12 @@ mod tests {
     #[test]
     fn the_instructions_hold_token_pin_and_proxy() {
         let text = token(&[SystemRole::Node]).instructions(&[SystemRole::Node], "30m");
-        for part in ["web.0123abcd", "sha256:abab", "proxy_server: proxy.example.com:443", "in 30m"] {
+        for part in [
+            "wayleave configure --roles node --token web.0123abcd --ca-pin sha256:abab",
+            "sha256:abab",
+            "proxy_server: proxy.example.com:443",
+            "in 30m",
+        ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         let json = serde_json::to_value(token(&[SystemRole::Node])).unwrap();
