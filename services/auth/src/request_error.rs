@@ -87,6 +87,7 @@ impl RequestError {
 impl From<RequestError> for Status {
     fn from(error: RequestError) -> Self {
         let code = match &error {
+            RequestError::Unavailable { source: StoreError::Full { .. }, .. } => Code::FailedPrecondition,
             RequestError::Invalid(_) => Code::InvalidArgument,
             RequestError::Unauthenticated(_) => Code::Unauthenticated,
             RequestError::Denied { .. } => Code::PermissionDenied,

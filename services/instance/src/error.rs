@@ -42,6 +42,12 @@ pub enum InstanceError {
     /// The cluster cannot be reached.
     #[error("the Auth Service cannot be reached: {0}")]
     Unreachable(String),
+    /// What answered is not what is pinned or trusted.
+    #[error(
+        "whoever answered is not the cluster that this process trusts ({0}): compare wayleave.ca_pin with what \
+         `way -c FILE status` prints on the Auth host, and the address with the right one"
+    )]
+    Untrusted(String),
     /// The cluster refused.
     #[error("the cluster refused: {0}")]
     Refused(String),
@@ -58,6 +64,9 @@ pub enum InstanceError {
 
 impl InstanceError {
     pub(crate) fn from_status(status: &tonic::Status) -> Self {
+        if is_untrusted(status) {
+            return Self::Untrusted(status_with_sources(status));
+        }
         match status.code() {
             tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => {
                 Self::Unreachable(status_with_sources(status))
@@ -65,6 +74,17 @@ impl InstanceError {
             _ => Self::Refused(status.message().to_owned()),
         }
     }
+}
+
+/// True when a TLS handshake failed for the certificate of the other side.
+fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
+    let is_bad_certificate = |error: &(dyn std::error::Error + 'static)| {
+        matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)))
+    };
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    is_bad_certificate(error)
+        || wrapped.is_some_and(|inner| is_untrusted(inner))
+        || error.source().is_some_and(is_untrusted)
 }
 
 /// A status and what caused it: the transport hides the interesting part in its sources.
