@@ -28,6 +28,15 @@ pub struct PolicyKeeper {
 struct Inner {
     gate: SnapshotGate,
     directory: IdentityDir,
+    /// What could not be written to disk yet.
+    unwritten: Unwritten,
+}
+
+/// What is believed and not on disk.
+#[derive(Default)]
+struct Unwritten {
+    snapshot: Option<String>,
+    state: bool,
 }
 
 /// A policy that was not taken.
@@ -39,8 +48,8 @@ pub enum PolicyKeeperError {
     /// The snapshot is not believed.
     #[error("the policy snapshot is refused")]
     Snapshot(#[source] SnapshotRefusal),
-    /// What was believed cannot be remembered, so it is not used.
-    #[error("the policy cannot be kept")]
+    /// What was believed before a restart cannot be read.
+    #[error("the policy that was kept cannot be read")]
     Keep(#[source] IdentityDirError),
 }
 
@@ -63,8 +72,11 @@ impl PolicyKeeper {
         let mut gate = SnapshotGate::new(state);
         let kept: Option<String> = directory.read(SNAPSHOT_FILE).map_err(PolicyKeeperError::Keep)?;
         let snapshot = kept.and_then(|text| gate.handle_snapshot(text.as_bytes()).ok());
-        let keeper =
-            Self { inner: Mutex::new(Inner { gate, directory }), trust, current: watch::Sender::new(None) };
+        let keeper = Self {
+            inner: Mutex::new(Inner { gate, directory, unwritten: Unwritten::default() }),
+            trust,
+            current: watch::Sender::new(None),
+        };
         if let Some(snapshot) = snapshot {
             keeper.publish(snapshot);
         }
@@ -103,6 +115,7 @@ impl PolicyKeeper {
     ) -> Result<bool, PolicyKeeperError> {
         let mut inner = self.lock();
         handle_head(&mut inner, payload, signature, now)?;
+        inner.write();
         Ok(inner.gate.wanted().is_some())
     }
 
@@ -120,14 +133,17 @@ impl PolicyKeeper {
         let mut inner = self.lock();
         handle_head(&mut inner, head_payload, head_signature, now)?;
         if inner.gate.wanted().is_none() {
+            inner.write();
             return Ok(());
         }
-        let snapshot = inner.gate.handle_snapshot(payload).map_err(PolicyKeeperError::Snapshot)?;
-        let text = String::from_utf8_lossy(payload);
-        inner.directory.write(SNAPSHOT_FILE, &text).map_err(PolicyKeeperError::Keep)?;
-        inner.directory.write(STATE_FILE, inner.gate.state()).map_err(PolicyKeeperError::Keep)?;
-        drop(inner);
-        self.publish(snapshot);
+        let believed = inner.gate.handle_snapshot(payload).map_err(PolicyKeeperError::Snapshot);
+        if believed.is_ok() {
+            inner.unwritten =
+                Unwritten { snapshot: Some(String::from_utf8_lossy(payload).into_owned()), state: true };
+        }
+        inner.write();
+        // Under the lock: whoever came first is not the one who publishes last.
+        self.publish(believed?);
         Ok(())
     }
 
@@ -153,7 +169,31 @@ impl PolicyKeeper {
     }
 }
 
-/// Believes a head and remembers it before anything follows from it.
+impl Inner {
+    /// Writes what is believed, before anything follows from it. What cannot be written is used all the same, because a
+    /// full disk must not keep a lock from counting, and is written as soon as there is room.
+    fn write(&mut self) {
+        let Self { gate, directory, unwritten } = self;
+        if let Some(text) = &unwritten.snapshot
+            && wrote(directory.write(SNAPSHOT_FILE, text))
+        {
+            unwritten.snapshot = None;
+        }
+        if unwritten.state && wrote(directory.write(STATE_FILE, gate.state())) {
+            unwritten.state = false;
+        }
+    }
+}
+
+fn wrote(result: Result<(), IdentityDirError>) -> bool {
+    if let Err(error) = &result {
+        let error = error as &dyn std::error::Error;
+        tracing::error!(error, "the policy is in use and cannot be kept: after a restart it must come anew");
+    }
+    result.is_ok()
+}
+
+/// Believes a head.
 fn handle_head(
     inner: &mut Inner,
     payload: &[u8],
@@ -164,10 +204,7 @@ fn handle_head(
     let verify = |key: &str, message: &[u8], signature: &[u8]| {
         verify_policy_signature(key, message, signature).is_ok()
     };
-    match inner.gate.handle_head(&signed, &verify, now).map_err(PolicyKeeperError::Head)? {
-        HeadOutcome::Newer => {
-            inner.directory.write(STATE_FILE, inner.gate.state()).map_err(PolicyKeeperError::Keep)
-        }
-        HeadOutcome::Confirmed | HeadOutcome::Older => Ok(()),
-    }
+    let outcome = inner.gate.handle_head(&signed, &verify, now).map_err(PolicyKeeperError::Head)?;
+    inner.unwritten.state |= outcome == HeadOutcome::Newer;
+    Ok(())
 }
