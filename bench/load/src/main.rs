@@ -58,6 +58,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
             }
             Err(error) => {
                 eprintln!("  cannot be measured: {error:#}");
+                eprintln!("  configurations and logs are kept in {}", place.keep().display());
                 failed.push(row.number().to_string());
             }
         }

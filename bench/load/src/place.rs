@@ -4,7 +4,7 @@ use crate::cluster::{Peered, Site};
 use crate::openssh::OpenSsh;
 use crate::options::Options;
 use anyhow::{Context, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub(crate) struct Place<'a> {
     pub(crate) options: &'a Options,
@@ -46,6 +46,12 @@ impl<'a> Place<'a> {
     /// Ends what [`Place::field`] started, so that it does not stand beside other measurements.
     pub(crate) fn clear(&mut self) {
         self.field = None;
+    }
+
+    /// Leaves everything that was written where it is.
+    pub(crate) fn keep(&mut self) -> &Path {
+        self.directory.disable_cleanup(true);
+        self.directory.path()
     }
 
     /// A fresh directory for a cluster.
