@@ -34,6 +34,8 @@ pub(crate) enum DialError {
     Tls(#[source] wayleave_keystore::TlsConfigError),
     #[error("the proxy's certificate identifies no proxy")]
     NotAProxy,
+    #[error("a lock is on the proxy {0}")]
+    Locked(HostId),
     #[error("the proxy {wanted} was wanted, {found} answered")]
     OtherProxy { wanted: HostId, found: HostId },
     #[error("already connected to this proxy")]
@@ -77,6 +79,10 @@ pub(crate) async fn dial(
         && wanted != proxy_id
     {
         return Err(DialError::OtherProxy { wanted, found: proxy_id });
+    }
+    let policy = config.policy.watch().borrow().clone();
+    if policy.is_some_and(|policy| policy.is_host_locked(proxy_id, shared.clock.wall())) {
+        return Err(DialError::Locked(proxy_id));
     }
     let (tunnel, driver) = Tunnel::new(Role::Connector, Config::default(), stream);
     let (sender, mut news) = mpsc::channel(CONTROL_QUEUE);

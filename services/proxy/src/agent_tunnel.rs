@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use wayleave_api::CONTROL_VERSION;
 use wayleave_api::agent::{AgentHello, AgentToProxy, Drain, ProxyHello, agent_to_proxy, proxy_to_agent};
 use wayleave_identity::Principal;
@@ -20,6 +21,8 @@ use wayleave_vocab::{HostId, PolicyRevision};
 
 /// How long the agent may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// An agent that a lock shuts out has this long to end its sessions by itself and say why.
+const LOCK_GRACE: Duration = Duration::from_secs(3);
 /// Control messages that wait to be handled; more end the tunnel.
 const CONTROL_QUEUE: usize = 16;
 /// Longest control message of an agent.
@@ -32,6 +35,8 @@ pub(crate) enum AgentTunnelError {
     NotAnAgent,
     #[error("the certificate is not believed")]
     Identify(#[source] IdentifyError),
+    #[error("a lock is on the agent {0}")]
+    Locked(HostId),
     #[error("no hello within {} s", HELLO_TIMEOUT.as_secs())]
     NoHello,
     #[error("the agent's hello is not understood")]
@@ -82,7 +87,7 @@ pub(crate) async fn serve(
     let registered = shared.registry.register(host_id, hello.started_ms, tunnel.clone());
     shared.routes.tunnel_up(host_id, shared.clock.mono());
     tracing::info!(agent = %host_id, %client, "an agent is connected");
-    let reason = attend(shared, &tunnel, &hello, news, &shutdown).await;
+    let reason = attend(shared, &tunnel, host_id, &hello, news, &shutdown).await;
     drop(registered);
     shared.routes.tunnel_down(host_id, shared.clock.mono());
     tracing::info!(agent = %host_id, reason = &reason as &dyn std::error::Error, "an agent is gone");
@@ -106,6 +111,10 @@ fn agent_of(shared: &Shared, tls: &ServerTls) -> Result<HostId, AgentTunnelError
         .identify(chain, Audience::Client, shared.clock.wall())
         .map_err(AgentTunnelError::Identify)?;
     match principal {
+        // A stolen machine does not shut itself out.
+        Principal::Host(host) if shared.is_locked(host.host_id) => {
+            Err(AgentTunnelError::Locked(host.host_id))
+        }
         Principal::Host(host) if host.system_roles.iter().any(|role| role.is_agent()) => Ok(host.host_id),
         Principal::Host(_) | Principal::User(_) => Err(AgentTunnelError::NotAnAgent),
     }
@@ -142,11 +151,14 @@ async fn first_hello(news: &mut mpsc::Receiver<News>) -> Result<AgentHello, Agen
 async fn attend(
     shared: &Shared,
     tunnel: &Tunnel,
+    host_id: HostId,
     hello: &AgentHello,
     mut news: mpsc::Receiver<News>,
     shutdown: &Shutdown,
 ) -> TunnelClosed {
     let mut broadcast = shared.cluster.broadcast.subscribe();
+    let mut policies = shared.policy.watch();
+    let mut cut_at = shared.is_locked(host_id).then(Instant::now);
     let mut told = Told {
         view: broadcast.borrow_and_update().view.clone(),
         policy: hello
@@ -168,6 +180,14 @@ async fn attend(
             Ok(()) = broadcast.changed() => {
                 let now = broadcast.borrow_and_update().clone();
                 told.tell(tunnel, &now);
+            }
+            Ok(()) = policies.changed() => {
+                cut_at = shared.is_locked(host_id).then(|| cut_at.unwrap_or_else(|| Instant::now() + LOCK_GRACE));
+            }
+            () = sleep_until(cut_at.unwrap_or_else(Instant::now)), if cut_at.is_some() => {
+                tracing::info!(agent = %host_id, "a lock ends the tunnel of an agent");
+                cut_at = None;
+                tunnel.close();
             }
             () = shutdown.requested(), if !draining => {
                 draining = true;

@@ -254,6 +254,7 @@ impl<'a> Run<'a> {
                     Way::Local { .. } => ingress_proxy,
                     Way::Peer { proxy, .. } => proxy,
                 };
+                let stream = self.shared.client_streams.count(stream);
                 Ok(Dialed { stream, route: DialRoute { ingress_proxy, home_proxy, agent: self.host_id } })
             }
             Outcome::Failed(DialError::Refused { attempt, .. }) => Err(self

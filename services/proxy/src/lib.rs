@@ -8,6 +8,7 @@ mod agent_tunnel;
 mod client_dial;
 mod cluster;
 mod config;
+mod counted;
 mod dial;
 mod passthrough;
 mod peer;

@@ -2,6 +2,7 @@
 
 use crate::cluster::{self, Cluster};
 use crate::config::ProxyConfig;
+use crate::counted::StreamCount;
 use crate::dial::ProxyDialer;
 use crate::passthrough::Passthrough;
 use crate::peer::{self, Peers};
@@ -20,8 +21,8 @@ use wayleave_api::auth::{BeginIncarnationRequest, ProxyRecord, RegisterRequest};
 use wayleave_api::{ALPN_DIAL, ALPN_FORWARD, ALPN_TUNNEL};
 use wayleave_keystore::{ClientAuth, PolicyKeeper, TlsConfigError, client_config, server_config};
 use wayleave_net::{BindError, Dialer, Entry, accept_loop, bind};
-use wayleave_runtime::{Shutdown, SystemClock, TaskGroup, random_u64};
-use wayleave_vocab::{HostPort, Incarnation, SystemRole};
+use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup, random_u64};
+use wayleave_vocab::{HostId, HostPort, Incarnation, SystemRole};
 
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -47,8 +48,18 @@ pub(crate) struct Shared {
     pub(crate) peer_tls: Arc<rustls::ServerConfig>,
     /// A balancer's word on the client's address counts, for connections inside a WebSocket.
     pub(crate) trust_x_forwarded_for: bool,
+    /// Streams of clients of this proxy, whichever proxy holds the agent's tunnel.
+    pub(crate) client_streams: StreamCount,
     /// Connections that were closed before they were anything.
     pub(crate) refused: AtomicU64,
+}
+
+impl Shared {
+    /// True if a lock is on a process of the cluster, as far as this proxy's policy says.
+    pub(crate) fn is_locked(&self, host: HostId) -> bool {
+        let policy = self.policy.watch().borrow().clone();
+        policy.is_some_and(|policy| policy.is_host_locked(host, self.clock.wall()))
+    }
 }
 
 /// A proxy that cannot start.
@@ -125,6 +136,7 @@ impl ProxyService {
             passthrough,
             rest,
             trust_x_forwarded_for: false,
+            client_streams: StreamCount::default(),
             refused: AtomicU64::new(0),
             config,
         };
@@ -212,9 +224,12 @@ fn record(shared: &Shared, web: &TcpListener, peer: &TcpListener) -> Result<Prox
     let config = &shared.config;
     let web = web.local_addr().map_err(ProxyError::Address)?;
     let peer = peer.local_addr().map_err(ProxyError::Address)?;
-    let advertised = |listening: SocketAddr| {
-        let host = config.public_addresses.first().filter(|_| listening.ip().is_unspecified());
-        host.map_or(HostPort::from_socket(listening), |a| a.with_port(listening.port()))
+    // Behind an address that means "every interface" others need a name: the public one, else this machine's.
+    let advertised = |listening: SocketAddr| match config.public_addresses.first() {
+        _ if !listening.ip().is_unspecified() => HostPort::from_socket(listening),
+        Some(public) => public.with_port(listening.port()),
+        None => HostPort::parse(&format!("{}:{}", config.name, listening.port()), None)
+            .unwrap_or_else(|_| HostPort::from_socket(listening)),
     };
     let peer_address = config.peer_public.clone().unwrap_or_else(|| advertised(peer));
     let direct = config.direct_address.clone();
@@ -282,16 +297,21 @@ async fn follow_peers(shared: Arc<Shared>, shutdown: Shutdown) {
     }
 }
 
+/// Streams that would be cut: those of clients here, and those of peers' clients through tunnels held here.
+fn streams_through(shared: &Shared) -> usize {
+    shared.client_streams.get().max(shared.registry.stream_count())
+}
+
 /// Waits until no stream runs through this proxy, at most the drain timeout.
 async fn drain(shared: &Shared) {
     tracing::info!("draining: agents dial elsewhere, streams may finish");
     let waiting = async {
-        while shared.registry.stream_count() > 0 {
+        while streams_through(shared) > 0 {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
     };
     if tokio::time::timeout(shared.config.drain_timeout, waiting).await.is_err() {
-        let streams = shared.registry.stream_count();
+        let streams = streams_through(shared);
         tracing::warn!(streams, "the drain timeout has passed: the streams that are left are cut");
     }
 }

@@ -70,7 +70,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, shutdown: 
                     let identified =
                         shared.config.trust.identify(chain, Audience::Client, shared.clock.wall());
                     match identified {
-                        Ok(principal) if principal.as_host_with(SystemRole::Proxy).is_some() => {
+                        Ok(principal) if may_call(&shared, &principal) => {
                             let caller = Caller { principal: Some(principal), address: peer };
                             let _ = sender.send(RpcStream::new(Box::new(tls), caller)).await;
                         }
@@ -105,10 +105,15 @@ struct PeerService {
     shutdown: Shutdown,
 }
 
-fn calling_proxy<T>(request: &Request<T>) -> Result<HostId, Status> {
+/// True for a proxy that no lock is on.
+fn may_call(shared: &Shared, principal: &Principal) -> bool {
+    principal.as_host_with(SystemRole::Proxy).is_some_and(|host| !shared.is_locked(host.host_id))
+}
+
+fn calling_proxy<T>(shared: &Shared, request: &Request<T>) -> Result<HostId, Status> {
     let caller = request.extensions().get::<Caller>();
     match caller.and_then(|c| c.principal.as_ref()) {
-        Some(Principal::Host(host)) if host.system_roles.contains(&SystemRole::Proxy) => Ok(host.host_id),
+        Some(principal @ Principal::Host(host)) if may_call(shared, principal) => Ok(host.host_id),
         _ => Err(Status::permission_denied("only proxies of this cluster may call")),
     }
 }
@@ -120,7 +125,7 @@ impl Peer for PeerService {
     type SyncRoutesStream = RouteStream;
 
     async fn ping(&self, request: Request<PeerPingRequest>) -> Result<Response<PeerPingResponse>, Status> {
-        calling_proxy(&request)?;
+        calling_proxy(&self.shared, &request)?;
         Ok(Response::new(PeerPingResponse {
             proxy_id: self.shared.config.host_id.to_string(),
             incarnation: self.shared.routes.incarnation().0,
@@ -133,7 +138,7 @@ impl Peer for PeerService {
         &self,
         request: Request<SyncRoutesRequest>,
     ) -> Result<Response<RouteStream>, Status> {
-        calling_proxy(&request)?;
+        calling_proxy(&self.shared, &request)?;
         let updates = self.shared.routes.subscribe(self.shared.clock.mono());
         let shutdown = self.shutdown.clone();
         let until_shutdown = async move { shutdown.requested().await };
@@ -176,7 +181,7 @@ impl StreamingService<Bytes> for DialServer {
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
         let PeerService { shared, shutdown } = self.0.clone();
         Box::pin(async move {
-            let peer = calling_proxy(&request)?;
+            let peer = calling_proxy(&shared, &request)?;
             let (sender, receiver) = mpsc::channel(MESSAGES_MAX);
             let stream = PeerStream::new(sender, request.into_inner(), shared.tasks.clone());
             let tasks = shared.tasks.clone();
