@@ -12,7 +12,7 @@ use wayleave_api::auth::PolicySnapshot;
 use wayleave_net::Tunnel;
 use wayleave_runtime::{Clock, Shutdown, random_u64};
 use wayleave_tunnel::{Config, DialFailure, Effect, Pool, TunnelId};
-use wayleave_vocab::{HostPort, Mono};
+use wayleave_vocab::{HostId, HostPort, Mono};
 
 /// News of tunnels that wait to be handled.
 const NEWS_QUEUE: usize = 256;
@@ -31,7 +31,14 @@ pub(crate) async fn run(shared: Arc<Shared>, shutdown: Shutdown) {
     let now = shared.clock.mono();
     let (sender, mut news) = mpsc::channel(NEWS_QUEUE);
     let pool = Pool::new(Config::default(), shared.config.proxies.clone(), random_u64(), now);
-    let mut driver = Driver { shared, pool, tunnels: BTreeMap::new(), dials: BTreeMap::new(), news: sender };
+    let mut driver = Driver {
+        shared,
+        pool,
+        tunnels: BTreeMap::new(),
+        owners: BTreeMap::new(),
+        dials: BTreeMap::new(),
+        news: sender,
+    };
     loop {
         driver.act();
         let now = driver.shared.clock.mono();
@@ -52,7 +59,7 @@ pub(crate) async fn run(shared: Arc<Shared>, shutdown: Shutdown) {
 struct Attempt {
     id: TunnelId,
     address: HostPort,
-    wanted: Option<wayleave_vocab::HostId>,
+    wanted: Option<HostId>,
     avoid: Vec<wayleave_tunnel::Connected>,
     deadline: Mono,
 }
@@ -61,6 +68,8 @@ struct Driver {
     shared: Arc<Shared>,
     pool: Pool,
     tunnels: BTreeMap<TunnelId, Tunnel>,
+    /// Whose tunnels they are.
+    owners: BTreeMap<TunnelId, HostId>,
     dials: BTreeMap<TunnelId, Shutdown>,
     news: mpsc::Sender<News>,
 }
@@ -110,6 +119,7 @@ impl Driver {
             News::Lost(id, reason) => {
                 tracing::info!(reason = &reason as &dyn std::error::Error, "a tunnel ended");
                 self.tunnels.remove(&id);
+                self.owners.remove(&id);
                 self.pool.handle_lost(id, now);
             }
         }
@@ -123,6 +133,7 @@ impl Driver {
                 tracing::info!(proxy = %established.proxy.proxy, "a tunnel is up");
                 self.pool.handle_dialled(id, established.proxy.proxy, established.proxy.incarnation, now);
                 self.tunnels.insert(id, established.tunnel);
+                self.owners.insert(id, established.proxy.proxy);
                 if let Some(view) = &established.hello.view {
                     self.learn(view);
                 }
@@ -166,6 +177,19 @@ impl Driver {
                 error = &error as &dyn std::error::Error,
                 "a proxy relayed a policy that is refused"
             );
+        }
+        self.leave_locked();
+    }
+
+    /// Closes the tunnels to proxies that a lock shuts out.
+    fn leave_locked(&self) {
+        let Some(policy) = self.shared.config.policy.watch().borrow().clone() else { return };
+        let now = self.shared.clock.wall();
+        for (id, proxy) in self.owners.iter().filter(|(_, proxy)| policy.is_host_locked(**proxy, now)) {
+            if let Some(tunnel) = self.tunnels.get(id) {
+                tracing::info!(%proxy, "a lock ends the tunnel to a proxy");
+                tunnel.close();
+            }
         }
     }
 
