@@ -125,7 +125,8 @@ fn proxy_command(client: &[String], source: &Source, proxy: Option<&HostPort>) -
     }
     words.extend(["proxy".to_owned(), "ssh".to_owned()]);
     let mut line = words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
-    line.push_str(" %r@%h:%p");
+    // Quoted and behind `--`: OpenSSH before 9.6 hands on whatever a hostile address has for a user or host.
+    line.push_str(" -- '%r@%h:%p'");
     Ok(line)
 }
 
@@ -189,7 +190,7 @@ mod tests {
             render(&identity, &identity.parts().proxies, &files, &command).unwrap(),
             "# Wayleave cluster demo through proxy.example.com:443, as alice.\n\
              Host *.demo\n    \
-             ProxyCommand /usr/bin/way -i '/etc/ci id' proxy ssh %r@%h:%p\n    \
+             ProxyCommand /usr/bin/way -i '/etc/ci id' proxy ssh -- '%r@%h:%p'\n    \
              UserKnownHostsFile /k/known_hosts\n    \
              GlobalKnownHostsFile /dev/null\n    \
              HostKeyAlgorithms ssh-ed25519-cert-v01@openssh.com\n    \
@@ -205,6 +206,9 @@ mod tests {
         assert_eq!(quote("/a b;$(id)'x"), "'/a b;$(id)'\\''x'");
         assert_eq!(quote("100%"), "'100%%'");
         assert!(path(Path::new("/a\"b")).is_err());
+        // What ssh puts in for the percents is neither run nor read as an option.
+        let source = Source::Profile { name: "p".into(), directory: "/p".into() };
+        assert!(proxy_command(&["way".into()], &source, None).unwrap().ends_with(" -- '%r@%h:%p'"));
     }
 
     #[test]
@@ -225,7 +229,7 @@ mod tests {
         let proxy = "[::1]:3080".parse().unwrap();
         assert_eq!(
             proxy_command(&client, &source, Some(&proxy)).unwrap(),
-            "/usr/bin/wayleave client --proxy '[::1]:3080' proxy ssh %r@%h:%p"
+            "/usr/bin/wayleave client --proxy '[::1]:3080' proxy ssh -- '%r@%h:%p'"
         );
     }
 }

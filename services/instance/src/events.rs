@@ -12,6 +12,8 @@ use wayleave_vocab::{ClusterName, HostId, Wall};
 
 /// Events that travel together.
 const EVENTS_TOGETHER_MAX: usize = 256;
+/// Bytes of events that are sent together; Auth takes no message of 4 MiB.
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
@@ -59,19 +61,37 @@ impl EventJournal {
         self.journal.append(bytes).await.map(|_| ()).map_err(EventJournalError::Journal)
     }
 
-    fn records_after(&self, sequence: u64) -> Result<Vec<AuditRecord>, JournalError> {
+    /// The next events, as many as go together, and the sequence of the last one that was looked at; nothing when there
+    /// are none.
+    fn batch_after(&self, sequence: u64) -> Result<Option<Batch>, JournalError> {
         let read = self.journal.read_after(sequence, EVENTS_TOGETHER_MAX)?;
-        let records = read.into_iter().map(|(sequence, bytes)| {
+        let (mut records, mut bytes, mut last) = (Vec::new(), 0usize, None);
+        for (sequence, noted) in read {
             let origin = Origin { cluster: self.cluster.clone(), host_id: self.host_id, sequence };
-            // One that cannot be read any more goes as it is: Auth refuses it by name instead of a gap in the row.
-            let event_json = match serde_json::from_slice::<Noted>(&bytes) {
-                Ok(noted) => Envelope::new(noted.event, origin, noted.uid, noted.time).encode(),
-                Err(_) => bytes,
-            };
-            AuditRecord { sequence, event_json }
-        });
-        Ok(records.collect())
+            match serde_json::from_slice::<Noted>(&noted) {
+                Ok(noted) => {
+                    let event_json = Envelope::new(noted.event, origin, noted.uid, noted.time).encode();
+                    bytes = bytes.saturating_add(event_json.len());
+                    if bytes > BATCH_BYTES_MAX && !records.is_empty() {
+                        break;
+                    }
+                    records.push(AuditRecord { sequence, event_json });
+                }
+                // It would be refused for ever, with everything behind it. Auth notes the gap.
+                Err(error) => {
+                    tracing::error!(sequence, %error, "an event in the journal cannot be read and is left out");
+                }
+            }
+            last = Some(sequence);
+        }
+        Ok(last.map(|last| Batch { records, last }))
     }
+}
+
+/// Events that go to Auth in one call.
+struct Batch {
+    records: Vec<AuditRecord>,
+    last: u64,
 }
 
 /// Forwards events to Auth until shutdown; what is left then goes after the next start. `auth` presents a certificate of
@@ -102,9 +122,11 @@ pub async fn forward_events(events: EventJournal, auth: Channel, shutdown: Shutd
 
 /// Forwards one batch; gives the last sequence that Auth has, or nothing when there was nothing to do.
 async fn forward_once(auth: &Channel, events: &EventJournal, after: u64) -> Result<Option<u64>, String> {
-    let records = events.records_after(after).map_err(|e| e.to_string())?;
-    if records.is_empty() {
+    let Some(Batch { records, last }) = events.batch_after(after).map_err(|e| e.to_string())? else {
         return Ok(None);
+    };
+    if records.is_empty() {
+        return Ok(Some(last));
     }
     let answer = HostClient::new(auth.clone())
         .emit_events(EmitEventsRequest { records })
@@ -113,4 +135,35 @@ async fn forward_once(auth: &Channel, events: &EventJournal, after: u64) -> Resu
     let sequence = answer.into_inner().acknowledged_sequence;
     events.journal.acknowledge(sequence).map_err(|e| e.to_string())?;
     Ok(Some(sequence.max(after)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wayleave_audit::Text;
+
+    #[tokio::test]
+    async fn i_no_event_stops_those_behind_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(directory.path(), 1 << 30).unwrap();
+        let cluster = ClusterName::parse("demo").unwrap();
+        let events = EventJournal::new(journal.clone(), cluster, HostId::from_random([1; 16]));
+        // Control characters are six times as long in JSON: all of them are more than Auth takes at once.
+        let long = || Text::new("\u{1}".repeat(4096));
+        for _ in 0..60 {
+            let event = Event::AuthAttempt { user: long(), client_addr: None, error: long() };
+            events.record(event, Wall::from_secs(1)).await.unwrap();
+        }
+        journal.append(b"of another release".to_vec()).await.unwrap();
+        let event = Event::AuthAttempt { user: long(), client_addr: None, error: long() };
+        events.record(event, Wall::from_secs(2)).await.unwrap();
+        let (mut after, mut sent) = (0, Vec::new());
+        while let Some(Batch { records, last }) = events.batch_after(after).unwrap() {
+            let bytes: usize = records.iter().map(|record| record.event_json.len()).sum();
+            assert!(bytes <= BATCH_BYTES_MAX && last > after, "{bytes} after {after}");
+            sent.extend(records.into_iter().map(|record| record.sequence));
+            after = last;
+        }
+        assert_eq!(sent, (1..=60).chain([62]).collect::<Vec<u64>>());
+    }
 }
