@@ -110,7 +110,7 @@ pub enum ClientError {
     /// The server answered what was not asked, or in another way.
     #[error("the server answered out of order")]
     OutOfOrder,
-    /// A request was made before [`ClientEvent::Ready`], or with [`IN_FLIGHT_MAX`] unanswered.
+    /// A request was made before [`ClientEvent::Ready`], or with `IN_FLIGHT_MAX` unanswered.
     #[error("no request can be made now")]
     Busy,
     /// A path, handle or data is longer than a packet may be.

@@ -1,7 +1,7 @@
 //! SFTP version 3 as OpenSSH speaks it (draft-ietf-secsh-filexfer-02 and OpenSSH's PROTOCOL): bytes to
 //! requests and replies and back, for both sides.
 //!
-//! Pure: no file is opened here. A server reads [`frame::split`], [`Request::decode`] and answers through
+//! Pure: no file is opened here. A server reads [`frame::split`], [`Message::decode`] and answers through
 //! [`Output`]; the files are `platform/os`. A client drives [`SftpClient`], with [`Download`] and [`Upload`]
 //! to keep many requests in flight.
 
