@@ -6,6 +6,7 @@ use crate::watched::{shown, time};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -51,13 +52,13 @@ pub(crate) struct AllRoles {
 impl Site {
     /// # Errors
     /// When there are no such programs.
-    pub(crate) fn new(directory: PathBuf, bin_dir: &Path) -> Result<Self> {
+    pub(crate) fn new(directory: PathBuf, bin_dir: &Path, login: &str) -> Result<Self> {
         for program in ["wayleave", "way"] {
             let path = bin_dir.join(program);
             ensure!(path.is_file(), "{} is missing: build it, or name --bin-dir", path.display());
         }
         fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
-        Ok(Self { directory, bin_dir: bin_dir.to_owned(), login: login()? })
+        Ok(Self { directory, bin_dir: bin_dir.to_owned(), login: login.to_owned() })
     }
 
     fn home(&self, name: &str) -> PathBuf {
@@ -85,6 +86,7 @@ impl Site {
         let token = self.directory.join("token");
         // Only this machine can reach the cluster, and only for the minutes it lives.
         fs::write(&token, format!("bench-token-{}-{}", std::process::id(), address.port()))?;
+        fs::set_permissions(&token, fs::Permissions::from_mode(0o600))?;
         Ok(format!(
             "auth_service:\n  cluster_name: {CLUSTER}\n  listen_addr: {address}\n  tokens:\n    - \
              \"proxy,node:{}\"\n  tunnel_strategy:\n    type: proxy_peering\n    agent_connection_count: 1\n",
@@ -320,9 +322,4 @@ fn run(command: &mut Command) -> Result<String> {
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{}: {}", shown(command), errors.trim());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// The account of this process: the one that an agent without root can serve.
-pub(crate) fn login() -> Result<String> {
-    Ok(run(Command::new("id").arg("-un"))?.trim().to_owned())
 }

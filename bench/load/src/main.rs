@@ -5,6 +5,7 @@
 //! code tells only whether measuring worked. `rows/` holds what is measured, `cluster` and `openssh` what runs,
 //! `report` what is written.
 
+mod account;
 mod cluster;
 mod daemon;
 mod machine;
@@ -51,7 +52,8 @@ fn run(options: &Options) -> anyhow::Result<()> {
         eprintln!("\nrow {}: {}", row.number(), row.title());
         let load_before = machine::load();
         match row.measure(&mut place) {
-            Ok(findings) => {
+            Ok(mut findings) => {
+                findings.notes.push(place.account.note());
                 let report = RowReport::new(*row, options, findings, load_before)?;
                 report.show();
                 report.write(&options.out)?;

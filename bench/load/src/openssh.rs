@@ -1,6 +1,6 @@
 //! The peer: stock OpenSSH servers with keys and configuration of their own, a target and a jump host before it.
 
-use crate::cluster::login;
+use crate::account::is_root;
 use crate::daemon::{Daemon, LOOK, free_addresses, wait_for};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
@@ -45,7 +45,7 @@ pub(crate) struct SharedJump {
 impl OpenSsh {
     /// # Errors
     /// When sshd is neither there nor can be installed, or does not start.
-    pub(crate) fn start(directory: &Path) -> Result<Self> {
+    pub(crate) fn start(directory: &Path, login: &str) -> Result<Self> {
         ensure_server()?;
         fs::create_dir_all(directory)?;
         let user_key = make_key(directory, "user")?;
@@ -66,7 +66,7 @@ impl OpenSsh {
             known_hosts(directory, &[("target", target_address), ("jump", jump_address)])?.display(),
         );
         fs::write(&config, text)?;
-        Ok(Self { target, jump, directory: directory.to_owned(), config, login: login()? })
+        Ok(Self { target, jump, directory: directory.to_owned(), config, login: login.to_owned() })
     }
 
     /// `ssh` straight to the target.
@@ -169,10 +169,10 @@ fn known_hosts(directory: &Path, hosts: &[(&str, SocketAddr)]) -> Result<PathBuf
 /// Installs sshd where that is possible, without letting the package start one.
 fn ensure_server() -> Result<()> {
     if !Path::new(SSHD).exists() {
-        ensure!(login()? == "root", "{SSHD} is missing: install openssh-server");
+        ensure!(is_root()?, "{SSHD} is missing: install openssh-server");
         install().context("openssh-server is missing and cannot be installed")?;
     }
-    if login()? == "root" {
+    if is_root()? {
         fs::create_dir_all(PRIVILEGE_SEPARATION_DIR)?;
     }
     Ok(())

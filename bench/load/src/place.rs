@@ -1,14 +1,19 @@
 //! What runs during several rows: started for the first that wants it, ended with the program.
 
+use crate::account::Account;
 use crate::cluster::{Peered, Site};
 use crate::openssh::OpenSsh;
 use crate::options::Options;
 use anyhow::{Context, Result};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 pub(crate) struct Place<'a> {
     pub(crate) options: &'a Options,
     field: Option<Field>,
+    // Behind the processes that run as it.
+    pub(crate) account: Account,
     directories: usize,
     // Last, so that what runs in it is gone before.
     directory: tempfile::TempDir,
@@ -26,7 +31,9 @@ impl<'a> Place<'a> {
     pub(crate) fn new(options: &'a Options) -> Result<Self> {
         let directory =
             tempfile::Builder::new().prefix("wayleave-bench-").tempdir().context("a temporary directory")?;
-        Ok(Self { options, field: None, directories: 0, directory })
+        // The account may pass, to its keys, but not look around.
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711))?;
+        Ok(Self { options, account: Account::get()?, field: None, directories: 0, directory })
     }
 
     /// Wayleave's processes beside sshd's.
@@ -37,7 +44,7 @@ impl<'a> Place<'a> {
         if self.field.is_none() {
             eprintln!("  starting Auth, two peered proxies and an agent; two sshd");
             let peered = Peered::start(self.site()?)?;
-            let openssh = OpenSsh::start(&self.directory.path().join("openssh"))?;
+            let openssh = OpenSsh::start(&self.directory.path().join("openssh"), &self.account.name)?;
             self.field = Some(Field { peered, openssh });
         }
         self.field.as_ref().context("they were started just now")
@@ -61,6 +68,6 @@ impl<'a> Place<'a> {
     pub(crate) fn site(&mut self) -> Result<Site> {
         self.directories += 1;
         let directory: PathBuf = self.directory.path().join(format!("site-{}", self.directories));
-        Site::new(directory, &self.options.bin_dir)
+        Site::new(directory, &self.options.bin_dir, &self.account.name)
     }
 }
