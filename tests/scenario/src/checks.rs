@@ -47,7 +47,10 @@ impl Checks {
 macro_rules! check_all {
     ($subject:expr; $($check:ident),* $(,)?) => {{
         let mut checks = $crate::Checks::default();
-        $(checks.run(stringify!($check), || $check($subject));)*
+        $crate::check_all!(checks, $subject; $($check),*);
         checks.end();
+    }};
+    ($checks:expr, $subject:expr; $($check:ident),* $(,)?) => {{
+        $($checks.run(stringify!($check), || $check($subject));)*
     }};
 }

@@ -166,6 +166,7 @@ impl ClusterBuilder {
             cluster.add_proxy(file);
         }
         cluster.proxies.iter().for_each(|proxy| wait_listening(proxy.file.web, &proxy.daemon));
+        wait_until("the proxies to be known", || cluster.known_proxies() == proxies);
         for name in &nodes {
             let mut file = cluster.node_file(name);
             file.lines.clone_from(&node_lines);
@@ -272,6 +273,14 @@ impl Cluster {
             "Auth does not answer: {last}\n{}",
             self.auth.tail()
         );
+    }
+
+    /// How many proxies Auth knows.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn known_proxies(&self) -> usize {
+        self.admin().args(["get", "proxies", "--format", "json"]).json().as_array().unwrap().len()
     }
 
     /// A proxy's file with free ports and the static token.
@@ -464,7 +473,7 @@ impl Invitation {
         assert!(secret.len() >= 16, "an invitation without a secret");
         note_canary(secret);
         let url = text(&json["url"]);
-        assert!(url.contains(&token), "an address without the invitation: {url}");
+        assert!(url.contains(&token), "an address without the invitation: {json}");
         Self { url }
     }
 }

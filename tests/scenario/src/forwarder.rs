@@ -1,8 +1,10 @@
 //! A TCP relay that records what passes, and can go silent: a wire with somebody at it.
 
 use crate::wait::wait_until;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -26,6 +28,7 @@ pub enum Manner {
 
 struct Shared {
     target: SocketAddr,
+    source: Ipv4Addr,
     manner: AtomicU8,
     ended: AtomicBool,
     accepted: AtomicUsize,
@@ -45,17 +48,19 @@ impl Forwarder {
     /// # Panics
     /// When there is none.
     pub fn start(target: SocketAddr) -> Self {
-        Self::start_at(crate::port::free_port(), target)
+        Self::start_from(Ipv4Addr::LOCALHOST, target)
     }
 
-    /// Listens there.
+    /// Listens on a free port, and comes from another address of loopback: to who counts addresses, somebody else.
     ///
     /// # Panics
-    /// When that is not possible.
-    pub fn start_at(address: SocketAddr, target: SocketAddr) -> Self {
+    /// When there is none.
+    pub fn start_from(source: Ipv4Addr, target: SocketAddr) -> Self {
+        let address = crate::port::free_port();
         let listener = TcpListener::bind(address).unwrap();
         let shared = Arc::new(Shared {
             target,
+            source,
             manner: AtomicU8::new(Manner::Pass as u8),
             ended: AtomicBool::new(false),
             accepted: AtomicUsize::new(0),
@@ -135,13 +140,22 @@ fn relay(shared: &Arc<Shared>, client: TcpStream) {
     if shared.is(Manner::Cut) {
         return;
     }
-    let Ok(target) = TcpStream::connect(shared.target) else { return };
+    let Ok(target) = connect_from(shared.source, shared.target) else { return };
     let ways = [(client.try_clone(), target.try_clone()), (Ok(target), Ok(client))];
     for (from, to) in ways {
         let (Ok(from), Ok(to)) = (from, to) else { return };
         let shared = Arc::clone(shared);
         std::thread::spawn(move || copy(&shared, from, to));
     }
+}
+
+fn connect_from(source: Ipv4Addr, target: SocketAddr) -> nix::Result<TcpStream> {
+    let SocketAddr::V4(target) = target else { return Err(nix::Error::EAFNOSUPPORT) };
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket::socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+    socket::bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, 0)))?;
+    socket::connect(socket.as_raw_fd(), &SockaddrIn::from(target))?;
+    Ok(TcpStream::from(socket))
 }
 
 fn copy(shared: &Shared, mut from: TcpStream, mut to: TcpStream) {

@@ -5,17 +5,13 @@
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use wayleave_scenario::{Cluster, Daemon, NodeFile, Way, canary, check_all, note_canary, wait_until};
+use wayleave_scenario::{Checks, Cluster, Daemon, NodeFile, Way, canary, check_all, note_canary, wait_until};
 
 #[test]
 fn joining() {
     let mut cluster = Cluster::builder("join").proxies(1).nodes(&["web-1"]).start();
-    refusals(&cluster);
-    ways_in(&mut cluster);
-}
-
-fn refusals(cluster: &Cluster) {
-    check_all!(cluster;
+    let mut checks = Checks::default();
+    check_all!(checks, &cluster;
         a_token_that_nobody_made_is_refused,
         a_token_with_a_wrong_secret_is_refused,
         an_expired_token_is_refused,
@@ -27,24 +23,16 @@ fn refusals(cluster: &Cluster) {
         the_operator_reads_why_and_the_caller_only_what_he_may_know,
         m_secrets_are_on_no_command_line,
     );
-}
-
-fn ways_in(cluster: &mut Cluster) {
-    let mut checks = wayleave_scenario::Checks::default();
-    checks.run("a_token_is_good_for_several_machines", || a_token_is_good_for_several_machines(cluster));
-    checks.run("tokens_and_pins_may_stand_in_files", || tokens_and_pins_may_stand_in_files(cluster));
-    checks.run("one_right_pin_among_others_is_enough", || one_right_pin_among_others_is_enough(cluster));
-    checks.run("an_agent_may_join_at_auth_itself", || an_agent_may_join_at_auth_itself(cluster));
-    checks.run("a_joined_process_needs_no_token", || a_joined_process_needs_no_token(cluster));
-    checks.run("joining_again_under_the_same_name_works_at_once", || {
-        joining_again_under_the_same_name_works_at_once(cluster);
-    });
-    checks.run("a_name_that_two_live_nodes_share_is_ambiguous", || {
-        a_name_that_two_live_nodes_share_is_ambiguous(cluster);
-    });
-    checks.run("joining_for_another_role_keeps_the_host_id", || {
-        joining_for_another_role_keeps_the_host_id(cluster)
-    });
+    check_all!(checks, &mut cluster;
+        a_token_is_good_for_several_machines,
+        tokens_and_pins_may_stand_in_files,
+        one_right_pin_among_others_is_enough,
+        an_agent_may_join_at_auth_itself,
+        a_joined_process_needs_no_token,
+        joining_again_under_the_same_name_works_at_once,
+        a_name_that_two_live_nodes_share_is_ambiguous,
+        joining_for_another_role_keeps_the_host_id,
+    );
     checks.end();
 }
 

@@ -2,8 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
-use wayleave_scenario::{Cluster, Invitation, OneTimeCodes, Output, Program, Terminal, canary, check_all};
+use wayleave_scenario::{
+    Cluster, Forwarder, Invitation, OneTimeCodes, Output, Program, Terminal, canary, check_all, is_canary_in,
+    wait_until,
+};
 
 #[test]
 fn login() {
@@ -22,21 +26,36 @@ fn login() {
         nobody_is_logged_in_before_a_login,
         e_an_editor_gives_no_role_that_he_lacks,
         who_may_not_enter_is_told_why,
+        n_attempts_from_one_address_are_limited,
     );
 }
 
-/// A person with a home of their own.
+/// A person with a home and a wire of their own. Whoever listens on the wire hears no secret.
 struct Person<'a> {
     cluster: &'a Cluster,
     name: &'static str,
     password: String,
     codes: Option<OneTimeCodes>,
+    used_codes: Vec<String>,
+    wire: Forwarder,
 }
 
 impl<'a> Person<'a> {
+    fn new(cluster: &'a Cluster, name: &'static str) -> Self {
+        // Attempts are counted by address, so that each person has one.
+        let last = name.bytes().fold(7_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
+        Self {
+            cluster,
+            name,
+            password: canary("password"),
+            codes: None,
+            used_codes: Vec::new(),
+            wire: Forwarder::start_from(Ipv4Addr::new(127, 0, 9, last), cluster.web(0)),
+        }
+    }
+
     fn invited(cluster: &'a Cluster, name: &'static str, roles: &str) -> (Self, Invitation) {
-        let invitation = cluster.add_user(name, roles, "root");
-        (Self { cluster, name, password: canary("password"), codes: None }, invitation)
+        (Self::new(cluster, name), cluster.add_user(name, roles, "root"))
     }
 
     /// Invited and logged in.
@@ -54,37 +73,68 @@ impl<'a> Person<'a> {
         self.cluster.pins.join(",")
     }
 
+    fn proxy(&self) -> String {
+        self.wire.address().to_string()
+    }
+
     fn show(&mut self, invitation: &Invitation) {
-        let show =
-            self.way().args(["invite", "show", &invitation.url, "--ca-pin", &self.pin(), "--format", "json"]);
+        let show = self.way().args([
+            "invite",
+            "show",
+            &invitation.url,
+            "--proxy",
+            &self.proxy(),
+            "--format",
+            "json",
+        ]);
         self.codes = Some(OneTimeCodes::from_uri(show.json()["totp_uri"].as_str().unwrap()));
     }
 
-    fn accept(&mut self, invitation: &Invitation) -> Output {
-        self.show(invitation);
-        let (password, code) = (self.password.clone(), self.codes.as_mut().unwrap().next_code());
-        self.accept_with(invitation, &password, &code)
-    }
-
-    fn accept_with(&self, invitation: &Invitation, password: &str, code: &str) -> Output {
-        let accept = self.way().args(["invite", "accept", &invitation.url, "--ca-pin", &self.pin()]);
-        accept.args(["--password-stdin", "--totp", code]).input(format!("{password}\n")).output()
-    }
-
-    fn login(&mut self) -> Output {
-        let (password, code) = (self.password.clone(), self.codes.as_mut().unwrap().next_code());
-        self.login_with(&password, &code)
-    }
-
-    fn login_with(&self, password: &str, code: &str) -> Output {
-        let proxy = self.cluster.web(0).to_string();
-        let login =
-            self.way().args(["login", "--proxy", &proxy, "--user", self.name, "--ca-pin", &self.pin()]);
-        login.args(["--password-stdin", "--totp", code]).input(format!("{password}\n")).output()
+    fn next_code(&mut self) -> String {
+        let code = self.codes.as_mut().unwrap().next_code();
+        self.used_codes.push(code.clone());
+        code
     }
 
     fn wrong_code(&self) -> String {
         self.codes.as_ref().unwrap().wrong_code()
+    }
+
+    fn accept(&mut self, invitation: &Invitation) -> Output {
+        self.show(invitation);
+        let (password, code) = (self.password.clone(), self.next_code());
+        self.accept_with(invitation, &password, &code)
+    }
+
+    fn accept_with(&self, invitation: &Invitation, password: &str, code: &str) -> Output {
+        let accept = self.way().args(["invite", "accept", &invitation.url, "--proxy", &self.proxy()]);
+        accept.args(["--password-stdin", "--totp", code]).input(format!("{password}\n")).output()
+    }
+
+    fn login(&mut self) -> Output {
+        let (password, code) = (self.password.clone(), self.next_code());
+        self.login_with(&password, &code)
+    }
+
+    fn login_with(&self, password: &str, code: &str) -> Output {
+        let login = self.login_program(code).args(["--ca-pin", &self.pin()]);
+        login.input(format!("{password}\n")).output()
+    }
+
+    fn login_program(&self, code: &str) -> Program {
+        let login = self.way().args(["login", "--proxy", &self.proxy(), "--user", self.name]);
+        login.args(["--password-stdin", "--totp", code])
+    }
+}
+
+impl Drop for Person<'_> {
+    fn drop(&mut self) {
+        let recorded = self.wire.recorded();
+        let heard = |secret: &String| recorded.windows(secret.len()).any(|part| part == secret.as_bytes());
+        let is_heard = is_canary_in(&recorded).is_some() || self.used_codes.iter().any(heard);
+        if !std::thread::panicking() {
+            assert!(!is_heard, "a secret of {} was on the wire", self.name);
+        }
     }
 }
 
@@ -128,20 +178,20 @@ fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
 fn an_invitation_works_once(cluster: &Cluster) {
     let (mut person, invitation) = Person::invited(cluster, "carol", "access");
     let _done = person.accept(&invitation).succeeded();
-    let (password, code) = (person.password.clone(), person.codes.as_mut().unwrap().next_code());
+    let (password, code) = (person.password.clone(), person.next_code());
     let _refused = person.accept_with(&invitation, &password, &code).failed().complaining("invitation");
-    let unknown = Invitation { url: invitation.url[..invitation.url.len() - 4].to_owned() + "0000" };
+    let (address, pin) = invitation.url.split_once('#').unwrap();
+    let unknown = Invitation { url: format!("{}0000#{pin}", &address[..address.len() - 4]) };
     let _refused = person.accept_with(&unknown, &password, &code).failed().complaining("invitation");
 }
 
 fn d_without_a_pin_nothing_is_sent(cluster: &Cluster) {
     let mut person = Person::accepted(cluster, "dave", "access");
-    let code = person.codes.as_mut().unwrap().next_code();
-    let proxy = cluster.web(0).to_string();
-    let stranger = cluster.scene.way().env("WAY_HOME", cluster.scene.path("home-stranger"));
+    let code = person.next_code();
     let login = |pin: &[&str]| {
-        let login = stranger.clone().args(["login", "--proxy", &proxy, "--user", "dave"]).args(pin);
-        login.args(["--password-stdin", "--totp", &code]).input(format!("{}\n", person.password)).output()
+        let login =
+            person.login_program(&code).env("WAY_HOME", cluster.scene.path("home-stranger")).args(pin);
+        login.input(format!("{}\n", person.password)).output()
     };
     let _refused = login(&[]).ended_with(3).complaining("pin");
     let wrong = format!("sha256:{}", "0f".repeat(32));
@@ -153,7 +203,7 @@ fn d_without_a_pin_nothing_is_sent(cluster: &Cluster) {
 fn weak_passwords_are_refused_and_the_invitation_stays(cluster: &Cluster) {
     let (mut person, invitation) = Person::invited(cluster, "erin", "access");
     person.show(&invitation);
-    let code = person.codes.as_mut().unwrap().next_code();
+    let code = person.next_code();
     let _refused = person.accept_with(&invitation, "short", &code).failed().complaining("12");
     let _refused = person.accept_with(&invitation, "", &code).failed();
     let wrong = person.wrong_code();
@@ -164,10 +214,10 @@ fn weak_passwords_are_refused_and_the_invitation_stays(cluster: &Cluster) {
 
 fn a_wrong_password_and_a_wrong_code_are_told_alike(cluster: &Cluster) {
     let mut person = Person::accepted(cluster, "frank", "access");
-    let code = person.codes.as_mut().unwrap().next_code();
+    let code = person.next_code();
     let wrong_password = person.login_with(&canary("wrong"), &code);
     let wrong_code = person.login_with(&person.password, &person.wrong_code());
-    let nobody = Person { cluster, name: "no-such-user", password: canary("nobody"), codes: None };
+    let nobody = Person::new(cluster, "no-such-user");
     let unknown_user = nobody.login_with(&nobody.password, "123456");
     let texts = [wrong_password, wrong_code, unknown_user].map(|output| output.ended_with(3).stderr_text());
     assert_eq!(texts[0], texts[1]);
@@ -177,14 +227,14 @@ fn a_wrong_password_and_a_wrong_code_are_told_alike(cluster: &Cluster) {
 
 fn a_code_is_good_once(cluster: &Cluster) {
     let mut person = Person::accepted(cluster, "grace", "access");
-    let code = person.codes.as_mut().unwrap().next_code();
+    let code = person.next_code();
     let _done = person.login_with(&person.password, &code).succeeded();
     let _refused = person.login_with(&person.password, &code).ended_with(3);
 }
 
 fn n_five_failures_lock_a_user(cluster: &Cluster) {
     let mut person = Person::accepted(cluster, "heidi", "access");
-    let code = person.codes.as_mut().unwrap().next_code();
+    let code = person.next_code();
     for _ in 0..5 {
         let _refused = person.login_with(&canary("guess"), &person.wrong_code()).ended_with(3);
     }
@@ -210,9 +260,9 @@ fn a_reset_takes_password_and_codes_away(cluster: &Cluster) {
 
 fn a_login_from_a_terminal_shows_no_password(cluster: &Cluster) {
     let mut person = Person::accepted(cluster, "judy", "access");
-    let code = person.codes.as_mut().unwrap().next_code();
-    let proxy = cluster.web(0).to_string();
-    let login = person.way().args(["login", "--proxy", &proxy, "--user", "judy", "--ca-pin", &person.pin()]);
+    let code = person.next_code();
+    let login =
+        person.way().args(["login", "--proxy", &person.proxy(), "--user", "judy", "--ca-pin", &person.pin()]);
     let terminal = Terminal::start(&cluster.scene, "login", &login);
     terminal.wait_for_screen("Password");
     terminal.line(&person.password);
@@ -227,10 +277,8 @@ fn the_life_of_a_certificate_is_capped(cluster: &Cluster) {
                 logins: [root]\n    node_labels:\n      '*': '*'\n";
     let _made = cluster.create(role).succeeded();
     let mut person = Person::accepted(cluster, "kim", "brief");
-    let proxy = cluster.web(0).to_string();
-    let code = person.codes.as_mut().unwrap().next_code();
-    let login = person.way().args(["login", "--proxy", &proxy, "--user", "kim", "--ca-pin", &person.pin()]);
-    let login = login.args(["--ttl", "20h", "--password-stdin", "--totp", &code]);
+    let code = person.next_code();
+    let login = person.login_program(&code).args(["--ca-pin", &person.pin(), "--ttl", "20h"]);
     let text = login.input(format!("{}\n", person.password)).stdout();
     assert!(text.contains("valid for 30m") || text.contains("valid for 29m"), "{text}");
 }
@@ -262,6 +310,17 @@ fn e_an_editor_gives_no_role_that_he_lacks(cluster: &Cluster) {
     );
     let _refused = way().arg("create").arg("-f").arg(&wide).output().ended_with(3);
     let _refused = way().args(["ssh", "root@web-1", "true"]).output().ended_with(255);
+}
+
+fn n_attempts_from_one_address_are_limited(cluster: &Cluster) {
+    let nobody = Person::new(cluster, "no-such-user");
+    let login = nobody.login_program("123456").args(["--ca-pin", &nobody.pin()]);
+    let login = login.input(format!("{}\n", nobody.password));
+    wait_until("too many attempts", || login.clone().output().stderr_text().contains("too many attempts"));
+    // Whoever is known already is not held up by that.
+    let _entered =
+        cluster.way(&cluster.identity(), 0).args(["ssh", "root@web-1", "true"]).output().succeeded();
+    assert!(cluster.list().iter().any(|node| node["name"] == "web-1"));
 }
 
 fn who_may_not_enter_is_told_why(cluster: &Cluster) {

@@ -1,7 +1,7 @@
 //! Proxies that die, hang, leave and come back, and an Auth Service that is away: who is reached, and when again.
 
 use std::time::{Duration, Instant};
-use wayleave_scenario::{Checks, Cluster, Running, wait_until};
+use wayleave_scenario::{Cluster, Running, check_all, wait_until};
 
 /// How long a way round may take after a proxy died.
 const WAY_ROUND: Duration = Duration::from_secs(20);
@@ -14,26 +14,16 @@ fn proxies_come_and_go() {
         .peering(1)
         .instance_lines(&["shutdown_timeout: 30s"])
         .start();
-    let mut checks = Checks::default();
-    checks.run("sessions_and_new_ones_go_on_without_auth", || {
-        sessions_and_new_ones_go_on_without_auth(&mut cluster)
-    });
-    checks.run("a_killed_ingress_proxy_is_gone_round", || a_killed_ingress_proxy_is_gone_round(&mut cluster));
-    checks.run("a_killed_home_proxy_is_left_for_another", || {
-        a_killed_home_proxy_is_left_for_another(&mut cluster)
-    });
-    checks.run("g_a_home_proxy_that_hangs_costs_seconds", || {
-        g_a_home_proxy_that_hangs_costs_seconds(&mut cluster)
-    });
-    checks.run("an_agent_that_hangs_is_offline_in_seconds", || {
-        an_agent_that_hangs_is_offline_in_seconds(&mut cluster)
-    });
-    checks.run("a_drained_proxy_lets_sessions_finish", || a_drained_proxy_lets_sessions_finish(&mut cluster));
-    checks.run("a_drain_ends_after_its_time", || a_drain_ends_after_its_time(&mut cluster));
-    checks.run("a_change_of_strategy_is_followed_both_ways", || {
-        a_change_of_strategy_is_followed_both_ways(&mut cluster);
-    });
-    checks.end();
+    check_all!(&mut cluster;
+        sessions_and_new_ones_go_on_without_auth,
+        a_killed_ingress_proxy_is_gone_round,
+        a_killed_home_proxy_is_left_for_another,
+        g_a_home_proxy_that_hangs_costs_seconds,
+        an_agent_that_hangs_is_offline_in_seconds,
+        a_drained_proxy_lets_sessions_finish,
+        a_drain_ends_after_its_time,
+        a_change_of_strategy_is_followed_both_ways,
+    );
 }
 
 fn enters(cluster: &Cluster, proxy: usize, node: &str) -> bool {

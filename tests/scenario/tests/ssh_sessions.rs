@@ -69,8 +69,8 @@ fn drive_terminal(cluster: &Cluster, name: &str, command: &Program) {
     terminal.wait_for_screen("#");
     terminal.line("PS1='prompt> '; echo $((6*7)) answers");
     terminal.wait_for_screen("42 answers");
-    terminal.line("tty; stty size; echo term=$TERM");
-    let screen = terminal.wait_for_screen("term=");
+    terminal.line("tty; stty size; echo told-$((1+1))");
+    let screen = terminal.wait_for_screen("told-2");
     assert!(screen.contains("/dev/pts/") && screen.contains("30 100"), "{screen}");
     terminal.line("trap 'stty size' WINCH; echo trapped");
     terminal.wait_for_screen("\ntrapped");
@@ -78,8 +78,8 @@ fn drive_terminal(cluster: &Cluster, name: &str, command: &Program) {
     // The trap runs when the shell reads its next line, at the latest.
     terminal.line("");
     terminal.wait_for_screen("25 90");
-    terminal.line("sleep 1000");
-    terminal.wait_for_screen("sleep 1000");
+    terminal.line("echo sleeping-$((1+1)); sleep 1000");
+    terminal.wait_for_screen("sleeping-2");
     terminal.press(&["C-c"]);
     terminal.line("echo interrupted $?");
     terminal.wait_for_screen("interrupted 130");
