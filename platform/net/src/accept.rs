@@ -1,19 +1,16 @@
 //! The accept loop: never waits on a peer, bounded, and survives running out of file descriptors.
 
+use crate::lobby::{Admission, Lobby};
 use socket2::SockRef;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use wayleave_runtime::{Shutdown, TaskGroup};
 
 /// How long to leave the listener alone when the system has no resources for another connection.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
-/// How long data may stay unacknowledged before the kernel gives the connection up.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much unsent data may wait in the kernel, so that small messages do not queue behind bulk.
 const NOT_SENT_LOW_BYTES: u32 = 128 * 1024;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -40,8 +37,8 @@ pub async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener
     TcpListener::bind(address).await.map_err(|source| BindError { what, address, source })
 }
 
-/// Accepts connections until shutdown, each served by a task of its own, at most `connections_max` at a time;
-/// further ones are closed at once.
+/// Accepts connections until shutdown, each served by a task of its own, at most `connections_max` at a time. When all
+/// slots are taken, a new connection takes the slot of the stranger that has waited longest, see [`Admission`].
 pub async fn accept_loop<S, F>(
     what: &'static str,
     listener: TcpListener,
@@ -50,10 +47,10 @@ pub async fn accept_loop<S, F>(
     shutdown: Shutdown,
     serve: S,
 ) where
-    S: Fn(TcpStream, SocketAddr) -> F + Send + Sync + 'static,
+    S: Fn(TcpStream, SocketAddr, Admission) -> F + Send + Sync + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    let slots = Arc::new(Semaphore::new(connections_max));
+    let lobby = Lobby::new(what, connections_max);
     while let Some(accepted) = shutdown.until(listener.accept()).await {
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -63,20 +60,19 @@ pub async fn accept_loop<S, F>(
                 continue;
             }
         };
-        let Ok(slot) = slots.clone().try_acquire_owned() else {
-            tracing::warn!(what, connections_max, "too many connections: one was closed");
-            continue;
-        };
+        let Some(admission) = lobby.admit(peer.ip(), Instant::now()) else { continue };
         tune(&stream);
-        let served = serve(stream, peer);
+        let served = serve(stream, peer, admission.clone());
         tasks.spawn_many(async move {
-            served.await;
-            drop(slot);
+            let _ = admission.evicted().until(served).await;
         });
     }
 }
 
-/// Sets what every connection of ours wants: no delay, little unsent data in the kernel, death noticed in seconds.
+/// Sets what every connection of ours wants: no delay, little unsent data in the kernel, and a dead other side noticed.
+///
+/// `TCP_USER_TIMEOUT` is not among it: it also ends connections whose other side is well and only does not read for a
+/// while (a terminal that is halted, a process that is stopped).
 pub fn tune(stream: &TcpStream) {
     let socket = SockRef::from(stream);
     let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
@@ -89,11 +85,26 @@ pub fn tune(stream: &TcpStream) {
 
 #[cfg(target_os = "linux")]
 fn set_linux_options(socket: &SockRef<'_>) -> io::Result<()> {
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     socket.set_tcp_notsent_lowat(NOT_SENT_LOW_BYTES)
 }
 
 #[cfg(not(target_os = "linux"))]
 fn set_linux_options(_: &SockRef<'_>) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_that_pauses_is_not_given_up() {
+        let listener = bind("test", SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        tune(&stream);
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap() && stream.nodelay().unwrap());
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+    }
 }

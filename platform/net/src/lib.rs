@@ -6,6 +6,7 @@ mod accept;
 mod adapter;
 mod connect;
 mod hello;
+mod lobby;
 mod message;
 mod splice;
 mod stream;
@@ -19,6 +20,7 @@ pub use connect::{
     tls_over,
 };
 pub use hello::{HELLO_BYTES_MAX, HELLO_TIMEOUT, Hello, HelloError, read_hello, read_proxy_header};
+pub use lobby::Admission;
 pub use message::{DIAL_MESSAGE_TIMEOUT, MessageError, read_message, write_message};
 pub use splice::splice;
 pub use stream::{BoxStream, Rewind, Stream};

@@ -11,6 +11,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 use wayleave_mux::{
@@ -18,6 +19,7 @@ use wayleave_mux::{
     StreamId,
 };
 use wayleave_runtime::{Clock, SystemClock};
+use wayleave_vocab::Mono;
 
 /// What one pass reads from the socket.
 const READ_BYTES: usize = 32 * 1024;
@@ -25,6 +27,12 @@ const READ_BYTES: usize = 32 * 1024;
 const WRITE_BYTES: usize = 64 * 1024;
 /// Passes before other tasks get their turn.
 const PASSES_MAX: usize = 16;
+/// Data of fewer bytes is copied together: a slice of it would keep the whole read of the socket in memory.
+const SLICE_BYTES_MIN: usize = 8 * 1024;
+/// How long what is queued may take to be sent once a tunnel is being closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long what an abandoned stream has written may wait for the other side to take it.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(60);
 
 thread_local! {
     /// Scratch for reading, so that an idle tunnel owns no buffer.
@@ -74,17 +82,22 @@ struct Shared {
 struct State {
     mux: Mux,
     slots: HashMap<StreamId, Slot>,
-    /// Streams whose user finished and went away before everything was sent.
-    lingering: Vec<StreamId>,
+    /// Streams whose user finished and went away before everything was sent, and until when they may.
+    lingering: Vec<(StreamId, Mono)>,
+    /// Waits for something to send.
     driver: Option<Waker>,
-    closing: bool,
+    /// Waits for the tunnel to be closed, whatever else the driver waits for.
+    closer: Option<Waker>,
+    /// The tunnel is being closed, at the latest then.
+    closing: Option<Mono>,
     ended: bool,
 }
 
-/// What a stream's user has yet to take.
+/// What a stream's user has yet to take: first `received`, then `tail`.
 #[derive(Default)]
 struct Slot {
     received: VecDeque<Bytes>,
+    tail: BytesMut,
     finished: bool,
     reset: Option<ResetCode>,
     shut_down: bool,
@@ -106,7 +119,8 @@ impl Tunnel {
             slots: HashMap::new(),
             lingering: Vec::new(),
             driver: None,
-            closing: false,
+            closer: None,
+            closing: None,
             ended: false,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), clock });
@@ -126,7 +140,7 @@ impl Tunnel {
     /// See [`OpenError`].
     pub fn open(&self, class: Class) -> Result<TunnelStream, OpenError> {
         let mut state = self.0.lock();
-        if state.ended || state.closing {
+        if state.ended || state.closing.is_some() {
             return Err(OpenError::GoingAway);
         }
         let id = state.mux.open(class, self.0.clock.mono())?;
@@ -154,11 +168,20 @@ impl Tunnel {
         state.wake_driver();
     }
 
-    /// Sends what is queued and closes the connection; streams that still exist are cut.
+    /// Sends what is queued and closes the connection; streams that still exist are cut. One that takes nothing any
+    /// more is closed after a few seconds.
     pub fn close(&self) {
+        self.close_within(CLOSE_TIMEOUT);
+    }
+
+    fn close_within(&self, time: Duration) {
+        let by = self.0.clock.mono().after(time);
         let mut state = self.0.lock();
-        state.closing = true;
+        state.closing.get_or_insert(by);
         state.wake_driver();
+        if let Some(waker) = state.closer.take() {
+            waker.wake();
+        }
     }
 
     /// Streams that are open.
@@ -201,7 +224,7 @@ impl State {
                 Event::Data { id, bytes } => match self.slot_mut(id) {
                     Some(slot) if slot.abandoned => {}
                     Some(slot) => {
-                        slot.received.push_back(bytes);
+                        slot.push(&bytes);
                         slot.wake_reader();
                     }
                     None => self.mux.reset(id, ResetCode::CANCELLED),
@@ -233,13 +256,14 @@ impl State {
     }
 
     /// Forgets the streams whose last bytes have been sent.
-    fn forget_lingering(&mut self) {
-        if self.lingering.is_empty() || self.mux.has_output() {
+    fn forget_lingering(&mut self, now: Mono) {
+        if self.lingering.is_empty() {
             return;
         }
+        let all_is_out = !self.mux.has_output();
         let (mux, slots) = (&mut self.mux, &mut self.slots);
-        self.lingering.retain(|id| {
-            let unsent = mux.queued_bytes(*id) > 0;
+        self.lingering.retain(|(id, until)| {
+            let unsent = (mux.queued_bytes(*id) > 0 || !all_is_out) && now < *until;
             if !unsent {
                 mux.reset(*id, ResetCode::CANCELLED);
                 slots.remove(id);
@@ -258,6 +282,45 @@ impl State {
 }
 
 impl Slot {
+    fn push(&mut self, bytes: &Bytes) {
+        if bytes.len() < SLICE_BYTES_MIN {
+            self.tail.extend_from_slice(bytes);
+        } else {
+            self.close_tail();
+            self.received.push_back(bytes.clone());
+        }
+        if self.tail.len() >= SLICE_BYTES_MIN {
+            self.close_tail();
+        }
+    }
+
+    fn close_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.received.push_back(std::mem::take(&mut self.tail).freeze());
+        }
+    }
+
+    /// Moves as much as there is and fits; gives how much that was.
+    fn take(&mut self, buf: &mut ReadBuf<'_>) -> usize {
+        let before = buf.remaining();
+        while let Some(front) = self.received.front_mut() {
+            let count = front.len().min(buf.remaining());
+            buf.put_slice(&front[..count]);
+            front.advance(count);
+            if !front.is_empty() {
+                return before - buf.remaining();
+            }
+            self.received.pop_front();
+        }
+        let count = self.tail.len().min(buf.remaining());
+        buf.put_slice(&self.tail[..count]);
+        self.tail.advance(count);
+        if self.tail.is_empty() {
+            self.tail = BytesMut::new();
+        }
+        before - buf.remaining()
+    }
+
     fn wake_reader(&mut self) {
         if let Some(waker) = self.reader.take() {
             waker.wake();
@@ -323,7 +386,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TunnelDriver<S> {
         }
         match self.poll_timer(cx) {
             Poll::Ready(Ok(())) => progress = true,
-            Poll::Ready(Err(error)) => return Poll::Ready(Pass::Closed(TunnelClosed::Protocol(error))),
+            Poll::Ready(Err(reason)) => return Poll::Ready(Pass::Closed(reason)),
             Poll::Pending => {}
         }
         if progress { Poll::Ready(Pass::Again) } else { Poll::Pending }
@@ -363,12 +426,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TunnelDriver<S> {
     ) -> Poll<io::Result<Written>> {
         if self.output.is_empty() {
             let mut state = self.shared.lock();
-            state.mux.poll_output(&mut self.output, WRITE_BYTES, self.shared.clock.mono());
-            state.forget_lingering();
-            state.mux.poll_output(&mut self.output, WRITE_BYTES, self.shared.clock.mono());
+            let now = self.shared.clock.mono();
+            state.mux.poll_output(&mut self.output, WRITE_BYTES, now);
+            state.forget_lingering(now);
+            state.mux.poll_output(&mut self.output, WRITE_BYTES, now);
             state.dispatch(&self.shared, heard);
             if self.output.is_empty() {
-                if state.closing {
+                if state.closing.is_some() {
                     return Poll::Ready(Ok(Written::LastOne));
                 }
                 state.driver = Some(cx.waker().clone());
@@ -394,15 +458,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TunnelDriver<S> {
         Poll::Ready(Ok(Written::Some))
     }
 
-    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), MuxError>> {
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TunnelClosed>> {
         loop {
-            let Some(at) = self.shared.lock().mux.poll_timeout() else {
-                return Poll::Pending;
+            let at = {
+                let mut state = self.shared.lock();
+                if !state.closer.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    state.closer = Some(cx.waker().clone());
+                }
+                if state.closing.is_some_and(|by| by <= self.shared.clock.mono()) {
+                    return Poll::Ready(Err(TunnelClosed::Here));
+                }
+                [state.mux.poll_timeout(), state.closing].into_iter().flatten().min()
             };
+            let Some(at) = at else { return Poll::Pending };
             let at = tokio::time::Instant::from_std(self.shared.clock.instant(at));
             if at <= tokio::time::Instant::now() {
-                let handled = self.shared.lock().mux.handle_timeout(self.shared.clock.mono());
-                return Poll::Ready(handled);
+                let mut state = self.shared.lock();
+                let handled = state.mux.handle_timeout(self.shared.clock.mono());
+                return Poll::Ready(handled.map_err(TunnelClosed::Protocol));
             }
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
             if timer.deadline() > at || timer.is_elapsed() {
@@ -452,17 +525,7 @@ impl AsyncRead for TunnelStream {
         let Some(slot) = state.slots.get_mut(&self.id) else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
-        let mut taken = 0;
-        while let Some(front) = slot.received.front_mut() {
-            let count = front.len().min(buf.remaining());
-            buf.put_slice(&front[..count]);
-            front.advance(count);
-            taken += count;
-            if !front.is_empty() {
-                break;
-            }
-            slot.received.pop_front();
-        }
+        let taken = slot.take(buf);
         if taken > 0 {
             state.mux.consumed(self.id, taken, now);
             if state.mux.has_output() {
@@ -539,8 +602,10 @@ impl Drop for TunnelStream {
         match state.slot_mut(self.id) {
             Some(slot) if slot.shut_down && slot.reset.is_none() && !ended => {
                 slot.abandoned = true;
-                slot.received.clear();
-                state.lingering.push(self.id);
+                slot.received = VecDeque::new();
+                slot.tail = BytesMut::new();
+                let until = self.shared.clock.mono().after(LINGER_TIMEOUT);
+                state.lingering.push((self.id, until));
             }
             _ => {
                 state.slots.remove(&self.id);
@@ -624,6 +689,43 @@ mod tests {
         a.tunnel.close();
         b.tunnel.close();
         assert!(tasks.finish(std::time::Duration::from_secs(1)).await);
+    }
+
+    #[tokio::test]
+    async fn g_a_tunnel_closes_though_the_other_side_takes_nothing() {
+        let tasks = TaskGroup::new();
+        let (near, _silent) = tokio::io::duplex(16);
+        let (tunnel, driver) = Tunnel::new(Role::Connector, Config::default(), near);
+        tunnel.send_control(Bytes::from_static(b"more than the pipe holds")).unwrap();
+        let closing = tunnel.clone();
+        tasks.spawn("closer", async move {
+            tokio::task::yield_now().await;
+            closing.close_within(Duration::from_millis(20));
+        });
+        let ended = tokio::time::timeout(Duration::from_secs(10), driver.run(|_| {})).await;
+        assert!(matches!(ended, Ok(TunnelClosed::Here)), "silence would end it later");
+    }
+
+    #[test]
+    fn f_small_frames_do_not_keep_the_reads_they_came_in() {
+        let mut slot = Slot::default();
+        let read = Bytes::from(vec![7; READ_BYTES]);
+        for at in 0..20_000 {
+            slot.push(&read.slice(at..at + 1));
+        }
+        assert!(slot.received.len() <= 20_000 / SLICE_BYTES_MIN);
+        slot.push(&read);
+        slot.push(&read.slice(..3));
+        let mut all = Vec::new();
+        let mut room = [0; 999];
+        loop {
+            let mut buf = ReadBuf::new(&mut room);
+            if slot.take(&mut buf) == 0 {
+                break;
+            }
+            all.extend_from_slice(buf.filled());
+        }
+        assert_eq!(all, vec![7; 20_000 + READ_BYTES + 3]);
     }
 
     #[tokio::test]

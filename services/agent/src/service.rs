@@ -3,6 +3,7 @@
 use crate::config::AgentConfig;
 use crate::{registration, tunnels};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use wayleave_api::agent::ClusterView;
 use wayleave_api::auth::cluster_event::Event;
@@ -12,6 +13,11 @@ use wayleave_keystore::PolicyKeeperError;
 use wayleave_net::Adapter;
 use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup};
 use wayleave_tunnel::Connected;
+
+/// Longest event: a policy of 64 MiB, its head, and their envelope.
+const EVENT_BYTES_MAX: usize = 64 * 1024 * 1024 + 64 * 1024;
+/// How long tasks may take to end once they are asked to.
+pub(crate) const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the parts of the agent share.
 pub(crate) struct Shared {
@@ -77,9 +83,7 @@ impl AgentService {
         let registering = registration::run(shared.clone(), self.resources, shutdown.clone());
         let tunnelling = tunnels::run(shared.clone(), shutdown);
         tokio::join!(registering, tunnelling);
-        shared.stream_shutdown.request();
-        shared.streams.finish(shared.config.drain_timeout).await;
-        shared.tasks.finish(shared.config.drain_timeout).await;
+        shared.tasks.finish(END_TIMEOUT).await;
     }
 }
 
@@ -95,6 +99,7 @@ impl Shared {
     pub(crate) async fn fetch_view(&self) -> Result<ClusterView, tonic::Status> {
         let mut view = ClusterView::default();
         let mut events = HostClient::new(self.config.auth.clone())
+            .max_decoding_message_size(EVENT_BYTES_MAX)
             .watch_cluster(WatchClusterRequest::default())
             .await?
             .into_inner();

@@ -22,6 +22,8 @@ use wayleave_vocab::{HostId, HostPort, Incarnation, SystemRole};
 
 /// How long the proxy may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest control message: a policy of 64 MiB, its head, and their envelope.
+const CONTROL_BYTES_MAX: u32 = 64 * 1024 * 1024 + 64 * 1024;
 /// Control messages that wait to be handled; more end the tunnel.
 const CONTROL_QUEUE: usize = 64;
 
@@ -84,7 +86,8 @@ pub(crate) async fn dial(
     if policy.is_some_and(|policy| policy.is_host_locked(proxy_id, shared.clock.wall())) {
         return Err(DialError::Locked(proxy_id));
     }
-    let (tunnel, driver) = Tunnel::new(Role::Connector, Config::default(), stream);
+    let mux = Config { control_bytes_max: CONTROL_BYTES_MAX, ..Config::default() };
+    let (tunnel, driver) = Tunnel::new(Role::Connector, mux, stream);
     let (sender, mut news) = mpsc::channel(CONTROL_QUEUE);
     let (owner, handle) = (shared.clone(), tunnel.clone());
     shared.tasks.spawn_many(async move {
@@ -94,7 +97,6 @@ pub(crate) async fn dial(
         let _ = sender.send(TunnelNews::Closed(reason)).await;
     });
     let closer = CloseOnDrop(Some(tunnel.clone()));
-    send_hello(shared, &tunnel);
     let hello = tokio::time::timeout(HELLO_TIMEOUT, first_hello(&mut news))
         .await
         .map_err(|_| DialError::NoHello)??;
@@ -105,6 +107,8 @@ pub(crate) async fn dial(
     if avoid.contains(&proxy) {
         return Err(DialError::AlreadyConnected(proxy));
     }
+    // Only now, so that a proxy never sends streams on a tunnel that is not wanted.
+    send_hello(shared, &tunnel);
     closer.keep();
     Ok(Established { tunnel, proxy, hello, news })
 }

@@ -1,7 +1,7 @@
 //! Drives the pool machine: dials what it wants, tells it what happened.
 
 use crate::proxy_list;
-use crate::service::Shared;
+use crate::service::{END_TIMEOUT, Shared};
 use crate::tunnel::{self, DialError, Established, TunnelNews};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -253,23 +253,40 @@ impl Driver {
         });
     }
 
-    /// No new streams; those that exist may finish within the drain timeout.
+    /// No new streams; those that exist may finish within the drain timeout, and are then asked to end.
     async fn drain(mut self, news: &mut mpsc::Receiver<News>) {
+        let shared = self.shared.clone();
+        self.dials.values().for_each(Shutdown::request);
         for tunnel in self.tunnels.values() {
             if tunnel.stream_count() > 0 { tunnel.go_away() } else { tunnel.close() }
         }
-        let deadline = tokio::time::sleep(self.shared.config.drain_timeout);
-        tokio::pin!(deadline);
+        if tokio::time::timeout(shared.config.drain_timeout, self.until_gone(news)).await.is_err() {
+            let streams = shared.streams.running();
+            tracing::info!(streams, "the drain timeout has passed: the streams that are left end");
+        }
+        // What they have to say goes out by the tunnels.
+        shared.stream_shutdown.request();
+        shared.streams.finish(END_TIMEOUT).await;
+        self.tunnels.values().for_each(Tunnel::close);
+        let _ = tokio::time::timeout(END_TIMEOUT, self.until_gone(news)).await;
+    }
+
+    /// Waits until there is no tunnel any more.
+    async fn until_gone(&mut self, news: &mut mpsc::Receiver<News>) {
         while !self.tunnels.is_empty() {
-            tokio::select! {
-                () = &mut deadline => break,
-                Some(item) = news.recv() => {
-                    if let News::Lost(id, _) = item {
-                        self.tunnels.remove(&id);
+            match news.recv().await {
+                Some(News::Lost(id, _)) => {
+                    self.tunnels.remove(&id);
+                }
+                // One that came about in the last moment.
+                Some(News::Dialled(_, established)) => {
+                    if let Ok(established) = *established {
+                        established.tunnel.close();
                     }
                 }
+                Some(News::Strategy(_) | News::Said(..)) => {}
+                None => return,
             }
         }
-        self.tunnels.values().for_each(Tunnel::close);
     }
 }

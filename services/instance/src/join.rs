@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tonic::transport::Channel;
+use tonic::{Response, Status};
 use wayleave_api::auth::host_client::HostClient;
 use wayleave_api::auth::public_client::PublicClient;
 use wayleave_api::auth::{JoinRequest, JoinResponse, PolicySnapshot, PublicKeys, RenewRequest};
@@ -16,7 +17,7 @@ use wayleave_keystore::{
     Credentials, IdentityDir, Pins, TlsKey, TrustStore, client_config, pinned_client_config,
     public_client_config,
 };
-use wayleave_rpc::{PublicPinsError, channel_through, public_pins};
+use wayleave_rpc::{CALL_TIMEOUT, PublicPinsError, channel_through, public_pins};
 use wayleave_runtime::{Clock, random_bytes};
 use wayleave_ssh::{Certificate, Credential, KeyPair};
 use wayleave_vocab::{ClusterName, HostId, HostPort, NodeName, Secret, SystemRole, Wall};
@@ -25,6 +26,8 @@ use wayleave_vocab::{ClusterName, HostId, HostPort, NodeName, Secret, SystemRole
 const INSTANCE: &str = "Instance";
 /// Host certificates live this long when the answer does not say otherwise.
 const VALIDITY_UNKNOWN_SECS: u64 = 3600;
+/// Longest answer: certificates, and a policy of 64 MiB.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024 + 256 * 1024;
 
 /// Where the cluster is reached: Auth itself, or proxies that pass the connection through.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,11 +180,8 @@ impl Instance {
             keys: keys.public(),
             additional_principals: self.additional_principals.clone(),
         };
-        let answer = HostClient::new(self.channel.clone())
-            .renew(request)
-            .await
-            .map_err(|status| InstanceError::from_status(&status))?
-            .into_inner();
+        let mut auth = HostClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
+        let answer = answered(auth.renew(request)).await?;
         let (stored, _) = keys.with_answer(answer, now)?;
         self.directory.write(FILE, &stored).map_err(InstanceError::Directory)?;
         self.present(&stored)?;
@@ -199,11 +199,8 @@ impl Instance {
         let all: BTreeSet<SystemRole> = self.roles.keys().copied().chain(missing.iter().copied()).collect();
         let keys = NewKeys::generate(&all)?;
         let request = join_request(config, token, &all, &keys);
-        let answer = HostClient::new(self.channel.clone())
-            .extend_roles(request)
-            .await
-            .map_err(|status| InstanceError::from_status(&status))?
-            .into_inner();
+        let mut auth = HostClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
+        let answer = answered(auth.extend_roles(request)).await?;
         keys.with_answer(answer, now)
     }
 
@@ -280,12 +277,23 @@ async fn join(
     let outer = public_client_config(None).map_err(InstanceError::Tls)?;
     let keys = NewKeys::generate(&config.roles)?;
     let request = join_request(config, token, &config.roles, &keys);
-    let answer = PublicClient::new(channel_through(config.addresses.0.clone(), tls, outer))
-        .join(request)
-        .await
-        .map_err(|status| InstanceError::from_status(&status))?
-        .into_inner();
+    let mut auth = PublicClient::new(channel_through(config.addresses.0.clone(), tls, outer))
+        .max_decoding_message_size(ANSWER_BYTES_MAX);
+    let answer = answered(auth.join(request)).await?;
     keys.with_answer(answer, now)
+}
+
+/// The answer of Auth, which has a deadline.
+async fn answered(
+    call: impl Future<Output = Result<Response<JoinResponse>, Status>>,
+) -> Result<JoinResponse, InstanceError> {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(InstanceError::from_status(&status)),
+        Err(_) => {
+            Err(InstanceError::Unreachable(format!("it did not answer within {} s", CALL_TIMEOUT.as_secs())))
+        }
+    }
 }
 
 /// What the first proxy says that a public authority vouches for.

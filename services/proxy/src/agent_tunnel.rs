@@ -1,6 +1,7 @@
 //! One agent's tunnel, from its TLS handshake to its end.
 
 use crate::cluster::{Broadcast, encode};
+use crate::registry::Registered;
 use crate::service::Shared;
 use crate::web::ServerTls;
 use bytes::Bytes;
@@ -8,14 +9,14 @@ use prost::Message;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use wayleave_api::CONTROL_VERSION;
 use wayleave_api::agent::{AgentHello, AgentToProxy, Drain, ProxyHello, agent_to_proxy, proxy_to_agent};
 use wayleave_identity::Principal;
 use wayleave_keystore::{Audience, IdentifyError};
 use wayleave_mux::{Config, Role};
-use wayleave_net::{Tunnel, TunnelClosed, TunnelEvent};
+use wayleave_net::{Admission, Tunnel, TunnelClosed, TunnelEvent};
 use wayleave_runtime::{Clock, Shutdown};
 use wayleave_vocab::{HostId, PolicyRevision};
 
@@ -26,7 +27,9 @@ const LOCK_GRACE: Duration = Duration::from_secs(3);
 /// Control messages that wait to be handled; more end the tunnel.
 const CONTROL_QUEUE: usize = 16;
 /// Longest control message of an agent.
-const CONTROL_BYTES_MAX: u32 = 64 * 1024;
+const CONTROL_BYTES_MAX: usize = 64 * 1024;
+/// Longest control message for an agent: a policy of 64 MiB, its head, and their envelope.
+const CONTROL_SENT_BYTES_MAX: u32 = 64 * 1024 * 1024 + 64 * 1024;
 
 /// A tunnel that did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +50,7 @@ pub(crate) enum AgentTunnelError {
 
 enum News {
     Said(AgentToProxy),
+    GoingAway,
     Drained,
     Closed(TunnelClosed),
 }
@@ -56,10 +60,14 @@ pub(crate) async fn serve(
     shared: &Arc<Shared>,
     tls: ServerTls,
     client: SocketAddr,
+    admission: &Admission,
     shutdown: Shutdown,
 ) -> Result<(), AgentTunnelError> {
     let host_id = agent_of(shared, &tls)?;
-    let config = Config { control_bytes_max: CONTROL_BYTES_MAX, ..Config::default() };
+    admission.known();
+    // Agents open no streams, and the machine has one limit for both directions of control.
+    let config =
+        Config { peer_streams_max: 0, control_bytes_max: CONTROL_SENT_BYTES_MAX, ..Config::default() };
     let (tunnel, driver) = Tunnel::new(Role::Acceptor, config, tls);
     let (sender, mut news) = mpsc::channel(CONTROL_QUEUE);
     let (events, handle) = (sender.clone(), tunnel.clone());
@@ -68,30 +76,66 @@ pub(crate) async fn serve(
         let _ = sender.send(News::Closed(reason)).await;
     });
     let _closer = CloseOnDrop(tunnel.clone());
+    // The agent looks at this first: one that is connected already goes before it is registered here.
+    let told = say_hello(shared, &tunnel);
     let hello = tokio::time::timeout(HELLO_TIMEOUT, first_hello(&mut news))
         .await
         .map_err(|_| AgentTunnelError::NoHello)??;
     if hello.host_id != host_id.to_string() || hello.version != CONTROL_VERSION {
         return Err(AgentTunnelError::BadHello);
     }
-    let incarnation = shared.routes.incarnation();
-    let answer = ProxyHello {
+    let mut up = Up::new(shared, host_id, &hello, &tunnel);
+    tracing::info!(agent = %host_id, %client, "an agent is connected");
+    let reason = attend(shared, &tunnel, told.knowing(&hello), news, &mut up, &shutdown).await;
+    drop(up);
+    tracing::info!(agent = %host_id, reason = &reason as &dyn std::error::Error, "an agent is gone");
+    Ok(())
+}
+
+/// Tells the agent which proxy this is and what the cluster looks like.
+fn say_hello(shared: &Shared, tunnel: &Tunnel) -> Told {
+    let broadcast = shared.cluster.broadcast.subscribe();
+    let view = broadcast.borrow().view.clone();
+    let hello = ProxyHello {
         version: CONTROL_VERSION,
         proxy_id: shared.config.host_id.to_string(),
-        incarnation: incarnation.0,
+        incarnation: shared.routes.incarnation().0,
         capabilities: Vec::new(),
         release: env!("CARGO_PKG_VERSION").to_owned(),
         view: Some(shared.cluster.view()),
     };
-    send(&tunnel, encode(proxy_to_agent::Message::Hello(answer)));
-    let registered = shared.registry.register(host_id, hello.started_ms, tunnel.clone());
-    shared.routes.tunnel_up(host_id, shared.clock.mono());
-    tracing::info!(agent = %host_id, %client, "an agent is connected");
-    let reason = attend(shared, &tunnel, host_id, &hello, news, &shutdown).await;
-    drop(registered);
-    shared.routes.tunnel_down(host_id, shared.clock.mono());
-    tracing::info!(agent = %host_id, reason = &reason as &dyn std::error::Error, "an agent is gone");
-    Ok(())
+    send(tunnel, encode(proxy_to_agent::Message::Hello(hello)));
+    Told { broadcast, view, policy: PolicyRevision::default(), head: Bytes::new() }
+}
+
+/// An agent that is reachable here; dropping it makes it unreachable.
+struct Up<'a> {
+    shared: &'a Shared,
+    host_id: HostId,
+    registered: Registered<'a>,
+    has_left: bool,
+}
+
+impl<'a> Up<'a> {
+    fn new(shared: &'a Shared, host_id: HostId, hello: &AgentHello, tunnel: &Tunnel) -> Self {
+        let registered = shared.registry.register(host_id, hello.started_ms, tunnel.clone());
+        shared.routes.tunnel_up(host_id, shared.clock.mono());
+        Self { shared, host_id, registered, has_left: false }
+    }
+
+    /// The tunnel takes no more streams.
+    fn leave(&mut self) {
+        if !std::mem::replace(&mut self.has_left, true) {
+            self.registered.leave();
+            self.shared.routes.tunnel_down(self.host_id, self.shared.clock.mono());
+        }
+    }
+}
+
+impl Drop for Up<'_> {
+    fn drop(&mut self) {
+        self.leave();
+    }
 }
 
 /// Closes the tunnel when whoever attends to it goes away.
@@ -122,6 +166,13 @@ fn agent_of(shared: &Shared, tls: &ServerTls) -> Result<HostId, AgentTunnelError
 
 fn handle_event(tunnel: &Tunnel, news: &mpsc::Sender<News>, event: TunnelEvent) {
     let item = match event {
+        TunnelEvent::Control(bytes) if bytes.len() > CONTROL_BYTES_MAX => {
+            tracing::debug!(
+                bytes = bytes.len(),
+                "an agent sent too long a control message: closing its tunnel"
+            );
+            return tunnel.close();
+        }
         TunnelEvent::Control(bytes) => match AgentToProxy::decode(bytes) {
             Ok(message) => News::Said(message),
             Err(error) => {
@@ -129,9 +180,9 @@ fn handle_event(tunnel: &Tunnel, news: &mpsc::Sender<News>, event: TunnelEvent) 
                 return tunnel.close();
             }
         },
+        TunnelEvent::GoingAway => News::GoingAway,
         TunnelEvent::Drained => News::Drained,
-        // Agents open no streams; dropping one cuts it.
-        TunnelEvent::Opened(_) | TunnelEvent::Ready | TunnelEvent::GoingAway => return,
+        TunnelEvent::Opened(_) | TunnelEvent::Ready => return,
     };
     if news.try_send(item).is_err() {
         tracing::debug!("an agent sends control messages faster than they are handled: closing its tunnel");
@@ -143,7 +194,7 @@ async fn first_hello(news: &mut mpsc::Receiver<News>) -> Result<AgentHello, Agen
     match news.recv().await {
         Some(News::Said(AgentToProxy { message: Some(agent_to_proxy::Message::Hello(hello)) })) => Ok(hello),
         Some(News::Closed(reason)) => Err(AgentTunnelError::Closed(reason)),
-        Some(News::Said(_) | News::Drained) | None => Err(AgentTunnelError::BadHello),
+        Some(News::Said(_) | News::GoingAway | News::Drained) | None => Err(AgentTunnelError::BadHello),
     }
 }
 
@@ -151,36 +202,26 @@ async fn first_hello(news: &mut mpsc::Receiver<News>) -> Result<AgentHello, Agen
 async fn attend(
     shared: &Shared,
     tunnel: &Tunnel,
-    host_id: HostId,
-    hello: &AgentHello,
+    mut told: Told,
     mut news: mpsc::Receiver<News>,
+    up: &mut Up<'_>,
     shutdown: &Shutdown,
 ) -> TunnelClosed {
-    let mut broadcast = shared.cluster.broadcast.subscribe();
+    let host_id = up.host_id;
     let mut policies = shared.policy.watch();
     let mut cut_at = shared.is_locked(host_id).then(Instant::now);
-    let mut told = Told {
-        view: broadcast.borrow_and_update().view.clone(),
-        policy: hello
-            .policy_held
-            .map(|held| PolicyRevision { generation: held.generation, counter: held.counter })
-            .unwrap_or_default(),
-        head: Bytes::new(),
-    };
-    told.tell(tunnel, &broadcast.borrow().clone());
+    told.tell(tunnel);
     let mut draining = false;
     loop {
         tokio::select! {
             item = news.recv() => match item {
                 Some(News::Closed(reason)) => return reason,
+                Some(News::GoingAway) => up.leave(),
                 Some(News::Drained) => tunnel.close(),
                 Some(News::Said(_)) => {}
                 None => return TunnelClosed::Here,
             },
-            Ok(()) = broadcast.changed() => {
-                let now = broadcast.borrow_and_update().clone();
-                told.tell(tunnel, &now);
-            }
+            Ok(()) = told.broadcast.changed() => told.tell(tunnel),
             Ok(()) = policies.changed() => {
                 cut_at = shared.is_locked(host_id).then(|| cut_at.unwrap_or_else(|| Instant::now() + LOCK_GRACE));
             }
@@ -200,13 +241,23 @@ async fn attend(
 
 /// What one agent has been told.
 struct Told {
+    broadcast: watch::Receiver<Broadcast>,
     view: Bytes,
     policy: PolicyRevision,
     head: Bytes,
 }
 
 impl Told {
-    fn tell(&mut self, tunnel: &Tunnel, now: &Broadcast) {
+    /// The agent has said what it holds.
+    fn knowing(mut self, hello: &AgentHello) -> Self {
+        if let Some(held) = &hello.policy_held {
+            self.policy = PolicyRevision { generation: held.generation, counter: held.counter };
+        }
+        self
+    }
+
+    fn tell(&mut self, tunnel: &Tunnel) {
+        let now = self.broadcast.borrow_and_update().clone();
         if now.view != self.view {
             self.view = now.view.clone();
             send(tunnel, now.view.clone());

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use wayleave_dial::{DialRefusal, DialRequest, DialResponse, VERSION};
 use wayleave_identity::Principal;
 use wayleave_keystore::Audience;
-use wayleave_net::{DIAL_MESSAGE_TIMEOUT, Dialer, MessageError, read_message, splice, write_message};
+use wayleave_net::{
+    Admission, DIAL_MESSAGE_TIMEOUT, Dialer, MessageError, read_message, splice, write_message,
+};
 use wayleave_runtime::{Clock, Shutdown};
 
 /// A client that was not served.
@@ -30,6 +32,7 @@ pub(crate) async fn serve(
     shared: &Arc<Shared>,
     mut tls: ServerTls,
     client: SocketAddr,
+    admission: &Admission,
     shutdown: Shutdown,
 ) -> Result<(), ClientDialError> {
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
@@ -41,6 +44,7 @@ pub(crate) async fn serve(
     let Principal::User(user) = principal else {
         return Err(ClientDialError::NotAUser);
     };
+    admission.known();
     let request: DialRequest =
         read_message(&mut tls, DIAL_MESSAGE_TIMEOUT).await.map_err(ClientDialError::Request)?;
     let report_route = request.report_route;

@@ -16,10 +16,12 @@ use wayleave_api::auth::{
 };
 use wayleave_peering::{NodeIndex, RouteTable, Source};
 use wayleave_runtime::{Clock, Shutdown, random_u64};
-use wayleave_vocab::{HostId, Incarnation, NodeName};
+use wayleave_vocab::{HostId, HostPort, Incarnation, NodeName, TunnelStrategy};
 
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Longest event: a policy of 64 MiB, its head, and their envelope.
+const EVENT_BYTES_MAX: usize = 64 * 1024 * 1024 + 64 * 1024;
 
 /// Control messages for agents, encoded once for all of them.
 #[derive(Clone, Default)]
@@ -41,6 +43,10 @@ pub(crate) struct Cluster {
     pub(crate) proxies: watch::Sender<BTreeMap<HostId, ProxyRecord>>,
     /// True once the initial state is there.
     pub(crate) ready: watch::Sender<bool>,
+    /// The cluster's strategy has proxies reach agents through each other.
+    pub(crate) has_peering: watch::Sender<bool>,
+    /// Where peers reach this proxy, while it serves them.
+    pub(crate) peer_address: watch::Sender<Option<HostPort>>,
 }
 
 #[derive(Default)]
@@ -60,6 +66,8 @@ impl Cluster {
             broadcast: watch::Sender::default(),
             proxies: watch::Sender::default(),
             ready: watch::Sender::new(false),
+            has_peering: watch::Sender::new(false),
+            peer_address: watch::Sender::new(None),
         }
     }
 
@@ -84,7 +92,11 @@ impl Cluster {
 
     /// Tells agents and peering what has changed.
     fn publish(&self) {
-        let proxies = self.lock().proxies.clone();
+        let (proxies, has_peering) = {
+            let state = self.lock();
+            (state.proxies.clone(), state.networking.as_ref().is_some_and(has_peering))
+        };
+        self.has_peering.send_if_modified(|known| std::mem::replace(known, has_peering) != has_peering);
         let view = encode(proxy_to_agent::Message::View(self.view()));
         self.broadcast.send_if_modified(|broadcast| {
             let changed = broadcast.view != view;
@@ -123,16 +135,42 @@ pub(crate) async fn follow(shared: Arc<Shared>, shutdown: Shutdown) {
 async fn follow_once(shared: &Arc<Shared>) -> Result<(), tonic::Status> {
     let held = shared.policy.revision();
     let request = WatchClusterRequest { policy_generation: held.generation, policy_counter: held.counter };
-    let mut events = HostClient::new(shared.auth.clone()).watch_cluster(request).await?.into_inner();
+    let mut client = HostClient::new(shared.auth.clone()).max_decoding_message_size(EVENT_BYTES_MAX);
+    let mut events = client.watch_cluster(request).await?.into_inner();
     // What is not mentioned until the initial state is complete does not exist any more.
     let mut initial = Some(State::default());
     while let Some(event) = events.message().await? {
+        // Heads and routes come often, and change nothing of what is told to all.
+        let is_for_all = matches!(
+            event.event,
+            Some(
+                Event::InitialStateSent(_)
+                    | Event::ProxyPut(_)
+                    | Event::ProxyDeletedHostId(_)
+                    | Event::Networking(_)
+            )
+        );
         handle(shared, event, &mut initial);
-        if initial.is_none() {
+        if initial.is_none() && is_for_all {
             shared.cluster.publish();
+        }
+        if initial.is_none() {
+            shared.cluster.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
         }
     }
     Ok(())
+}
+
+/// The networking settings as they are stored ask for peering.
+fn has_peering(networking: &Networking) -> bool {
+    match serde_json::from_str(&networking.tunnel_strategy_json) {
+        Ok(TunnelStrategy::ProxyPeering { .. }) => true,
+        Ok(TunnelStrategy::AgentMesh) => false,
+        Err(error) => {
+            tracing::warn!(%error, "the cluster's tunnel strategy is not understood");
+            false
+        }
+    }
 }
 
 fn handle(shared: &Arc<Shared>, event: ClusterEvent, initial: &mut Option<State>) {
@@ -143,8 +181,6 @@ fn handle(shared: &Arc<Shared>, event: ClusterEvent, initial: &mut Option<State>
                 let mut known = cluster.lock();
                 let leases = std::mem::take(&mut known.leases);
                 *known = State { revision: event.revision.max(state.revision), leases, ..state };
-                drop(known);
-                cluster.ready.send_replace(true);
             }
         }
         Some(Event::Routes(routes)) => routes_changed(shared, &routes, event.revision),

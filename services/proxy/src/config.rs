@@ -16,8 +16,7 @@ pub struct ProxyConfig {
     pub web_listen: SocketAddr,
     /// SSH for plain `ssh -J`, when configured.
     pub ssh_listen: Option<SocketAddr>,
-    /// The peer service. It serves under the strategy `proxy_peering`; it listens always, so that the strategy can be
-    /// switched without a restart.
+    /// The peer service. It listens while the cluster's strategy is `proxy_peering`.
     pub peer_listen: SocketAddr,
     /// Where peers reach this one proxy; `None`: the host of `public_addresses`, else the listening address.
     pub peer_public: Option<HostPort>,

@@ -20,6 +20,8 @@ use wayleave_vocab::{HostId, Mono, NodeName};
 
 /// Answers of attempts that wait to be looked at.
 const ANSWERS_MAX: usize = 16;
+/// How long a dial waits for a proxy that has just started to learn what there is.
+const READY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The plan is asked at least this often.
 const LOOK_MAX: Duration = Duration::from_secs(1);
 
@@ -29,6 +31,11 @@ pub(crate) struct ProxyDialer(pub(crate) Arc<Shared>);
 impl Dialer for ProxyDialer {
     fn dial(&self, request: DialRequest) -> BoxFuture<'_, Result<Dialed, DialRefusal>> {
         Box::pin(async move {
+            let mut ready = self.0.cluster.ready.subscribe();
+            if tokio::time::timeout(READY_TIMEOUT, ready.wait_for(|ready| *ready)).await.is_err() {
+                let detail = "this proxy does not know the cluster yet, try again".to_owned();
+                return Err(DialRefusal::Unavailable { detail });
+            }
             let DialTarget::Ssh { node } = &request.target;
             let host_id = resolve(&self.0, node)?;
             let name = node.to_string();

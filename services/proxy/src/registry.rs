@@ -5,6 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use wayleave_net::Tunnel;
 use wayleave_vocab::HostId;
 
+/// Tunnels of one agent at a time: it needs one, two while it replaces it; a machine that was cloned has more.
+const TUNNELS_PER_AGENT_MAX: usize = 8;
+
 /// One tunnel of one agent.
 #[derive(Clone)]
 struct Held {
@@ -12,6 +15,8 @@ struct Held {
     /// When the agent's process started: a newer life is preferred.
     started_ms: u64,
     tunnel: Tunnel,
+    /// The agent takes no more streams on it.
+    is_leaving: bool,
 }
 
 /// All tunnels held here, by agent.
@@ -37,12 +42,17 @@ impl Registry {
         Self { held: Mutex::default() }
     }
 
-    /// Registers a tunnel; the agent is reachable through it from now on.
+    /// Registers a tunnel; the agent is reachable through it from now on. One too many closes the oldest.
     pub(crate) fn register(&self, host_id: HostId, started_ms: u64, tunnel: Tunnel) -> Registered<'_> {
         let mut held = self.lock();
         held.next_id += 1;
         let id = held.next_id;
-        held.by_host.entry(host_id).or_default().push(Held { id, started_ms, tunnel });
+        let tunnels = held.by_host.entry(host_id).or_default();
+        tunnels.push(Held { id, started_ms, tunnel, is_leaving: false });
+        if tunnels.len() > TUNNELS_PER_AGENT_MAX {
+            tracing::warn!(agent = %host_id, "one agent has too many tunnels here: its oldest is closed");
+            tunnels.remove(0).tunnel.close();
+        }
         Registered { registry: self, host_id, id }
     }
 
@@ -52,14 +62,14 @@ impl Registry {
         let tunnels = held.by_host.get(&host_id)?;
         tunnels
             .iter()
-            .filter(|h| !h.tunnel.is_ended())
+            .filter(|h| !h.is_leaving && !h.tunnel.is_ended())
             .max_by_key(|h| (h.started_ms, h.id))
             .map(|h| (h.id, h.tunnel.clone()))
     }
 
-    /// The agents that have a tunnel here.
-    pub(crate) fn hosts(&self) -> Vec<HostId> {
-        self.lock().by_host.keys().copied().collect()
+    /// No agent has a tunnel here.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().by_host.is_empty()
     }
 
     /// Streams that run through tunnels held here.
@@ -69,6 +79,15 @@ impl Registry {
 
     fn lock(&self) -> MutexGuard<'_, Tunnels> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Registered<'_> {
+    /// The agent takes no more streams on this tunnel; those that it has go on.
+    pub(crate) fn leave(&self) {
+        let mut held = self.registry.lock();
+        let tunnels = held.by_host.get_mut(&self.host_id).into_iter().flatten();
+        tunnels.filter(|h| h.id == self.id).for_each(|h| h.is_leaving = true);
     }
 }
 

@@ -53,13 +53,10 @@ impl Routes {
         Self { inner: Mutex::new(inner), changed: Notify::new(), learned: watch::Sender::new(0) }
     }
 
-    /// Begins a life of this proxy: `hosts` have a tunnel already.
-    fn begin(&self, proxy: HostId, incarnation: Incarnation, hosts: Vec<HostId>, now: Mono) {
+    /// Begins a life of this proxy, before any agent can be connected.
+    pub(crate) fn begin(&self, proxy: HostId, incarnation: Incarnation, now: Mono) {
         let mut publisher = Publisher::new(PublisherConfig::default(), proxy, incarnation, now);
         let mut inner = self.lock();
-        for host in hosts {
-            publisher.handle_tunnel_up(host, now);
-        }
         for link in inner.links.keys() {
             publisher.handle_peer_connected(*link, now);
         }
@@ -97,6 +94,7 @@ impl Routes {
     pub(crate) fn subscribe(&self, now: Mono) -> mpsc::Receiver<WireUpdate> {
         let (sender, receiver) = mpsc::channel(PEER_UPDATES_MAX);
         let mut inner = self.lock();
+        inner.forget_closed_links();
         inner.next_link += 1;
         let link = LinkId(inner.next_link);
         inner.links.insert(link, sender);
@@ -120,6 +118,20 @@ impl Routes {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Peers that went away while there was nothing to tell them.
+    fn forget_closed_links(&mut self) {
+        let Self { links, publisher, .. } = self;
+        links.retain(|link, sender| {
+            let is_closed = sender.is_closed();
+            if is_closed && let Some(publisher) = publisher.as_mut() {
+                publisher.handle_peer_lost(*link);
+            }
+            !is_closed
+        });
     }
 }
 
@@ -162,9 +174,8 @@ pub(crate) fn from_wire(proxy: HostId, wire: &WireUpdate) -> Option<RouteUpdate>
 
 /// Publishes this life's routes until shutdown. While the proxy drains they stay until its tunnels end; a route that
 /// outlives its proxy costs a dial one failed attempt.
-pub(crate) async fn publish(shared: Arc<Shared>, incarnation: Incarnation, shutdown: Shutdown) {
+pub(crate) async fn publish(shared: Arc<Shared>, shutdown: Shutdown) {
     let routes = &shared.routes;
-    routes.begin(shared.config.host_id, incarnation, shared.registry.hosts(), shared.clock.mono());
     let mut auth = AuthStream::Closed;
     loop {
         act(&shared, &mut auth);

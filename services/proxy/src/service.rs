@@ -10,22 +10,31 @@ use crate::registry::Registry;
 use crate::rest::{RestState, router};
 use crate::routes::{self, Routes};
 use crate::web;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tonic::Status;
 use tonic::transport::Channel;
 use wayleave_api::auth::host_client::HostClient;
 use wayleave_api::auth::{BeginIncarnationRequest, ProxyRecord, RegisterRequest};
 use wayleave_api::{ALPN_DIAL, ALPN_FORWARD, ALPN_TUNNEL};
 use wayleave_keystore::{ClientAuth, PolicyKeeper, TlsConfigError, client_config, server_config};
-use wayleave_net::{BindError, Dialer, Entry, accept_loop, bind};
+use wayleave_net::{Admission, BindError, Dialer, Entry, accept_loop, bind};
+use wayleave_rpc::CALL_TIMEOUT;
 use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup, random_u64};
-use wayleave_vocab::{HostId, HostPort, Incarnation, SystemRole};
+use wayleave_vocab::{HostId, HostPort, Incarnation, Mono, SystemRole};
 
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// By then a client of the SSH port has logged in or was closed by its entry.
+const SSH_LOGIN_TIMEOUT: Duration = Duration::from_secs(45);
+/// How long a drain waits for agents to go where they have another proxy to go to.
+const AGENTS_LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long tasks may take to end once everything is cut.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a drain looks whether it is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
@@ -88,7 +97,6 @@ pub struct BoundProxy {
     ssh_entry: Option<Arc<dyn Entry>>,
     web: TcpListener,
     ssh: Option<TcpListener>,
-    peer: TcpListener,
 }
 
 impl ProxyService {
@@ -158,12 +166,11 @@ impl ProxyService {
     pub async fn bind(self) -> Result<BoundProxy, ProxyError> {
         let config = &self.shared.config;
         let web = bind("web_listen_addr", config.web_listen).await.map_err(ProxyError::Bind)?;
-        let peer = bind("peer_listen_addr", config.peer_listen).await.map_err(ProxyError::Bind)?;
         let ssh = match config.ssh_listen {
             Some(address) => Some(bind("listen_addr (SSH)", address).await.map_err(ProxyError::Bind)?),
             None => None,
         };
-        Ok(BoundProxy { shared: Arc::new(self.shared), ssh_entry: self.ssh_entry, web, ssh, peer })
+        Ok(BoundProxy { shared: Arc::new(self.shared), ssh_entry: self.ssh_entry, web, ssh })
     }
 }
 
@@ -179,66 +186,103 @@ impl BoundProxy {
     /// Serves until shutdown, then drains: agents are told to dial elsewhere, streams are waited for.
     ///
     /// # Errors
-    /// [`ProxyError::Address`].
+    /// [`ProxyError::Address`]; [`ProxyError::Bind`] when the cluster peers and the port for it cannot be had.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), ProxyError> {
         let shared = self.shared;
-        let record = record(&shared, &self.web, &self.peer)?;
+        let record = record(&shared, &self.web)?;
         let closing = Shutdown::new();
-        let connections_max = shared.config.connections_max;
         let group = shared.tasks.clone();
         let Some(incarnation) = shutdown.until(begin_incarnation(&shared)).await else { return Ok(()) };
+        shared.routes.begin(shared.config.host_id, incarnation, shared.clock.mono());
         tracing::info!(web = %record.direct_address, %incarnation, "the proxy is up");
         spawn(&group, "cluster", cluster::follow(shared.clone(), closing.clone()));
-        spawn(&group, "routes", routes::publish(shared.clone(), incarnation, closing.clone()));
-        spawn(&group, "peers", peer::serve(shared.clone(), self.peer, closing.clone()));
+        spawn(&group, "routes", routes::publish(shared.clone(), closing.clone()));
         spawn(&group, "peering", follow_peers(shared.clone(), closing.clone()));
         let record = ProxyRecord { incarnation: incarnation.0, ..record };
         spawn(&group, "registration", register(shared.clone(), record, shutdown.clone(), closing.clone()));
         if let (Some(listener), Some(entry)) = (self.ssh, self.ssh_entry) {
-            let dialer: Arc<dyn Dialer> = Arc::new(ProxyDialer(shared.clone()));
-            let ending = shutdown.clone();
-            let serve = move |stream, peer| {
-                entry.clone().serve(Box::new(stream) as _, peer, dialer.clone(), ending.clone())
-            };
-            let accepting =
-                accept_loop("SSH", listener, connections_max, group.clone(), shutdown.clone(), serve);
+            let accepting = accept_ssh(shared.clone(), listener, entry, shutdown.clone(), closing.clone());
             spawn(&group, "ssh", accepting);
         }
-        let (owner, ending) = (shared.clone(), shutdown.clone());
-        let serve = move |stream, peer| web::serve(owner.clone(), stream, peer, ending.clone());
-        accept_loop("the public port", self.web, connections_max, group.clone(), shutdown, serve).await;
-        drain(&shared).await;
+        let accepting = accept_web(shared.clone(), self.web, shutdown, closing.clone());
+        let served = tokio::select! {
+            () = async { accepting.await; drain(&shared).await } => Ok(()),
+            Err(error) = peer::serve(shared.clone(), closing.clone()) => Err(ProxyError::Bind(error)),
+        };
         closing.request();
         shared.peers.close();
-        group.finish(Duration::from_secs(5)).await;
-        Ok(())
+        group.finish(END_TIMEOUT).await;
+        served
     }
+}
+
+/// Accepts on the public port until shutdown; what is served then goes on until `closing`.
+async fn accept_web(shared: Arc<Shared>, listener: TcpListener, shutdown: Shutdown, closing: Shutdown) {
+    let (tasks, connections_max) = (shared.tasks.clone(), shared.config.connections_max);
+    let ending = shutdown.clone();
+    let serve = move |stream, peer, admission| {
+        let (shared, ending, closing) = (shared.clone(), ending.clone(), closing.clone());
+        async move {
+            let _ = closing.until(web::serve(shared, stream, peer, admission, ending)).await;
+        }
+    };
+    accept_loop("the public port", listener, connections_max, tasks, shutdown, serve).await;
+}
+
+/// The same for the SSH port.
+async fn accept_ssh(
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    entry: Arc<dyn Entry>,
+    shutdown: Shutdown,
+    closing: Shutdown,
+) {
+    let (tasks, connections_max) = (shared.tasks.clone(), shared.config.connections_max);
+    let dialer: Arc<dyn Dialer> = Arc::new(ProxyDialer(shared));
+    let ending = shutdown.clone();
+    let serve = move |stream, peer, admission: Admission| {
+        let serving = entry.clone().serve(Box::new(stream), peer, dialer.clone(), ending.clone());
+        let closing = closing.clone();
+        async move {
+            let mut serving = serving;
+            let served = async {
+                if tokio::time::timeout(SSH_LOGIN_TIMEOUT, &mut serving).await.is_err() {
+                    admission.known();
+                    serving.await;
+                }
+            };
+            let _ = closing.until(served).await;
+        }
+    };
+    accept_loop("SSH", listener, connections_max, tasks, shutdown, serve).await;
 }
 
 fn spawn(group: &TaskGroup, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
     group.spawn(name, task);
 }
 
-/// What this proxy tells the cluster about itself.
-fn record(shared: &Shared, web: &TcpListener, peer: &TcpListener) -> Result<ProxyRecord, ProxyError> {
-    let config = &shared.config;
-    let web = web.local_addr().map_err(ProxyError::Address)?;
-    let peer = peer.local_addr().map_err(ProxyError::Address)?;
-    // Behind an address that means "every interface" others need a name: the public one, else this machine's.
-    let advertised = |listening: SocketAddr| match config.public_addresses.first() {
+/// Where others reach a listener of this proxy. Behind an address that means "every interface" they need a name: the
+/// public one, else this machine's.
+pub(crate) fn advertised(config: &ProxyConfig, listening: SocketAddr) -> HostPort {
+    match config.public_addresses.first() {
         _ if !listening.ip().is_unspecified() => HostPort::from_socket(listening),
         Some(public) => public.with_port(listening.port()),
         None => HostPort::parse(&format!("{}:{}", config.name, listening.port()), None)
             .unwrap_or_else(|_| HostPort::from_socket(listening)),
-    };
-    let peer_address = config.peer_public.clone().unwrap_or_else(|| advertised(peer));
+    }
+}
+
+/// What this proxy tells the cluster about itself.
+fn record(shared: &Shared, web: &TcpListener) -> Result<ProxyRecord, ProxyError> {
+    let config = &shared.config;
+    let web = web.local_addr().map_err(ProxyError::Address)?;
     let direct = config.direct_address.clone();
     Ok(ProxyRecord {
         host_id: config.host_id.to_string(),
         incarnation: 0,
         name: config.name.to_string(),
-        peer_address: peer_address.to_string(),
-        direct_address: direct.map(|a| a.to_string()).unwrap_or_else(|| advertised(web).to_string()),
+        peer_address: String::new(),
+        direct_address: direct.unwrap_or_else(|| advertised(config, web)).to_string(),
         public_addresses: config.public_addresses.iter().map(ToString::to_string).collect(),
         zone: config.zone.clone(),
         draining: false,
@@ -250,8 +294,8 @@ fn record(shared: &Shared, web: &TcpListener, peer: &TcpListener) -> Result<Prox
 async fn begin_incarnation(shared: &Shared) -> Incarnation {
     let mut retry = RETRY_MIN;
     loop {
-        let begun = HostClient::new(shared.auth.clone()).begin_incarnation(BeginIncarnationRequest {}).await;
-        match begun {
+        let mut auth = HostClient::new(shared.auth.clone());
+        match within_deadline(auth.begin_incarnation(BeginIncarnationRequest {})).await {
             Ok(answer) => return Incarnation(answer.into_inner().incarnation),
             Err(status) => {
                 tracing::warn!(error = %status.message(), "Auth does not answer yet, trying again")
@@ -262,26 +306,43 @@ async fn begin_incarnation(shared: &Shared) -> Incarnation {
     }
 }
 
-/// Registers the proxy; when it drains, says so; when it closes, withdraws.
+/// A call of Auth that is given up when it takes too long.
+async fn within_deadline<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let late = |_| Err(Status::deadline_exceeded("Auth does not answer"));
+    tokio::time::timeout(CALL_TIMEOUT, call).await.unwrap_or_else(late)
+}
+
+/// Registers the proxy, and again when it drains or begins or ceases to serve peers.
 async fn register(shared: Arc<Shared>, record: ProxyRecord, draining: Shutdown, closing: Shutdown) {
-    for is_draining in [false, true] {
-        let record = ProxyRecord { draining: is_draining, ..record.clone() };
-        let mut retry = RETRY_MIN;
-        loop {
-            let request = RegisterRequest { resources_json: Vec::new(), proxy: Some(record.clone()) };
-            match HostClient::new(shared.auth.clone()).register(request).await {
-                Ok(_) => break,
-                Err(status) => {
-                    tracing::warn!(error = %status.message(), "registering the proxy failed, trying again")
-                }
+    let mut peering = shared.cluster.peer_address.subscribe();
+    let mut retry = RETRY_MIN;
+    loop {
+        let address = peering.borrow_and_update().as_ref().map(ToString::to_string);
+        let is_draining = draining.is_requested();
+        let record = ProxyRecord {
+            peer_address: address.unwrap_or_default(),
+            draining: is_draining,
+            ..record.clone()
+        };
+        let request = RegisterRequest { resources_json: Vec::new(), proxy: Some(record) };
+        let mut auth = HostClient::new(shared.auth.clone());
+        let pause = match within_deadline(auth.register(request)).await {
+            Ok(_) => {
+                retry = RETRY_MIN;
+                None
             }
-            if closing.until(tokio::time::sleep(retry)).await.is_none() {
-                return;
+            Err(status) => {
+                tracing::warn!(error = %status.message(), "registering the proxy failed, trying again");
+                retry = (retry * 2).min(RETRY_MAX);
+                Some(retry)
             }
-            retry = (retry * 2).min(RETRY_MAX);
+        };
+        tokio::select! {
+            () = closing.requested() => return,
+            () = draining.requested(), if !is_draining => {}
+            Ok(()) = peering.changed() => {}
+            () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
         }
-        let next = if is_draining { &closing } else { &draining };
-        next.requested().await;
     }
 }
 
@@ -302,11 +363,12 @@ fn streams_through(shared: &Shared) -> usize {
     shared.client_streams.get().max(shared.registry.stream_count())
 }
 
-/// Waits until no stream runs through this proxy, at most the drain timeout.
+/// Waits until no stream runs through this proxy and agents have gone elsewhere, at most the drain timeout.
 async fn drain(shared: &Shared) {
     tracing::info!("draining: agents dial elsewhere, streams may finish");
+    let began = shared.clock.mono();
     let waiting = async {
-        while streams_through(shared) > 0 {
+        while streams_through(shared) > 0 || agents_may_leave(shared, began) {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
     };
@@ -314,4 +376,16 @@ async fn drain(shared: &Shared) {
         let streams = streams_through(shared);
         tracing::warn!(streams, "the drain timeout has passed: the streams that are left are cut");
     }
+}
+
+/// Some agent is still here and has another proxy to go to.
+fn agents_may_leave(shared: &Shared, began: Mono) -> bool {
+    let own = shared.config.host_id;
+    let is_elsewhere = |proxies: &BTreeMap<HostId, ProxyRecord>| {
+        proxies.iter().any(|(id, record)| *id != own && !record.draining)
+    };
+    let waited = shared.clock.mono().since(began);
+    waited < AGENTS_LEAVE_TIMEOUT
+        && !shared.registry.is_empty()
+        && is_elsewhere(&shared.cluster.proxies.borrow())
 }

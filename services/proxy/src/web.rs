@@ -18,7 +18,8 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 use wayleave_api::{ALPN_AUTH, ALPN_DIAL, ALPN_TUNNEL};
 use wayleave_net::{
-    BoxStream, HELLO_TIMEOUT, Hello, Rewind, UPGRADE_PATH, UpgradedStream, read_hello, read_proxy_header,
+    Admission, BoxStream, HELLO_TIMEOUT, Hello, Rewind, UPGRADE_PATH, UpgradedStream, read_hello,
+    read_proxy_header,
 };
 use wayleave_runtime::Shutdown;
 
@@ -49,17 +50,26 @@ fn route(hello: &Hello) -> Destination {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, shutdown: Shutdown) {
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    admission: Admission,
+    shutdown: Shutdown,
+) {
+    let arrived = |client, depth| Arrived { client, depth, admission: admission.clone() };
     let served = match &shared.config.proxy_protocol {
-        ProxyProtocol::Off => serve_hello(&shared, Box::new(stream), peer, Depth::Outer, shutdown).await,
+        ProxyProtocol::Off => {
+            serve_hello(&shared, Box::new(stream), arrived(peer, Depth::Outer), shutdown).await
+        }
         ProxyProtocol::RequiredFrom(networks) if !contains(networks, peer.ip()) => {
             tracing::debug!(%peer, "not a load balancer of proxy_protocol_from: closed");
             return;
         }
         ProxyProtocol::RequiredFrom(_) => match read_proxy_header(stream).await {
             Ok((source, stream)) => {
-                let client = source.unwrap_or(peer);
-                serve_hello(&shared, Box::new(stream), client, Depth::Outer, shutdown).await
+                let arrived = arrived(source.unwrap_or(peer), Depth::Outer);
+                serve_hello(&shared, Box::new(stream), arrived, shutdown).await
             }
             Err(error) => Err(error.into()),
         },
@@ -81,24 +91,32 @@ enum Depth {
     Upgraded,
 }
 
+/// A connection about which nothing is known yet but this.
+struct Arrived {
+    client: SocketAddr,
+    depth: Depth,
+    admission: Admission,
+}
+
 fn serve_hello(
     shared: &Arc<Shared>,
     stream: BoxStream,
-    client: SocketAddr,
-    depth: Depth,
+    arrived: Arrived,
     shutdown: Shutdown,
 ) -> BoxFuture<'_, Result<(), Failure>> {
     Box::pin(async move {
+        let Arrived { client, depth, admission } = arrived;
         let (hello, stream) = read_hello(stream).await?;
         match (route(&hello), depth) {
+            // Who that is, only Auth will know: to this proxy it stays a stranger.
             (Destination::Auth, _) => Ok(shared.passthrough.carry(stream, client).await?),
             (Destination::Tunnel, _) => {
                 let tls = handshake(&shared.tunnel_tls, stream).await?;
-                Ok(agent_tunnel::serve(shared, tls, client, shutdown).await?)
+                Ok(agent_tunnel::serve(shared, tls, client, &admission, shutdown).await?)
             }
             (Destination::Dial, _) => {
                 let tls = handshake(&shared.dial_tls, stream).await?;
-                Ok(client_dial::serve(shared, tls, client, shutdown).await?)
+                Ok(client_dial::serve(shared, tls, client, &admission, shutdown).await?)
             }
             (Destination::Web, Depth::Outer) => {
                 let tls = handshake(&shared.web_tls, stream).await?;
@@ -108,7 +126,8 @@ fn serve_hello(
                 let upgraded = tokio::time::timeout(HELLO_TIMEOUT, agreed.stream);
                 let upgraded = upgraded.await.map_err(|_| "the upgrade did not come about in time")??;
                 let stream = UpgradedStream::accepted(TokioIo::new(upgraded)).await;
-                serve_hello(shared, Box::new(stream), agreed.client, Depth::Upgraded, shutdown).await
+                let arrived = Arrived { client: agreed.client, depth: Depth::Upgraded, admission };
+                serve_hello(shared, Box::new(stream), arrived, shutdown).await
             }
             (Destination::Web, Depth::Upgraded) => {
                 Err("inside a WebSocket there are only tunnels, dials and Auth".into())

@@ -2,8 +2,9 @@
 
 mod client;
 mod codec;
+mod listening;
 mod server;
 mod stream;
 
 pub(crate) use client::Peers;
-pub(crate) use server::serve;
+pub(crate) use listening::serve;

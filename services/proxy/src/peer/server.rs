@@ -7,11 +7,13 @@ use crate::service::Shared;
 use bytes::Bytes;
 use futures::Stream;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::StreamExt as _;
@@ -26,7 +28,7 @@ use wayleave_api::peer::{PeerPingRequest, PeerPingResponse, SyncRoutesRequest};
 use wayleave_dial::{DialRefusal, DialRequest, DialResponse, VERSION};
 use wayleave_identity::Principal;
 use wayleave_keystore::Audience;
-use wayleave_net::{HELLO_TIMEOUT, accept_loop, read_message, splice, write_message};
+use wayleave_net::{Admission, HELLO_TIMEOUT, Rewind, accept_loop, read_message, splice, write_message};
 use wayleave_rpc::{Caller, RpcStream};
 use wayleave_runtime::{Clock, Shutdown};
 use wayleave_vocab::{HostId, SystemRole};
@@ -44,42 +46,27 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// TLS connections that have finished their handshake and wait for the server.
 const HANDSHAKEN_MAX: usize = 64;
 const PEER_CONNECTIONS_MAX: usize = 4096;
+/// What an HTTP/2 client sends first (RFC 9113, section 3.4).
+const PREFACE_BYTES: usize = 24;
 const CAPABILITIES: [&str; 1] = ["routes"];
 
-/// Serves the peers until shutdown.
-pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, shutdown: Shutdown) {
+/// Serves the peers until shutdown; calls that are under way go on.
+pub(super) async fn serve_peers(shared: Arc<Shared>, listener: TcpListener, shutdown: Shutdown) {
     let (sender, handshaken) = mpsc::channel::<RpcStream>(HANDSHAKEN_MAX);
-    let tasks = shared.tasks.clone();
-    let accepting = {
-        let shared = shared.clone();
-        accept_loop(
-            "peering",
-            listener,
-            PEER_CONNECTIONS_MAX,
-            tasks,
-            shutdown.clone(),
-            move |stream, peer| {
-                let (shared, sender) = (shared.clone(), sender.clone());
-                async move {
-                    let accept = TlsAcceptor::from(shared.peer_tls.clone()).accept(stream);
-                    let Ok(Ok(tls)) = tokio::time::timeout(HELLO_TIMEOUT, accept).await else {
-                        tracing::debug!(%peer, "a peer connection did not finish its handshake");
-                        return;
-                    };
-                    let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
-                    let identified =
-                        shared.config.trust.identify(chain, Audience::Client, shared.clock.wall());
-                    match identified {
-                        Ok(principal) if may_call(&shared, &principal) => {
-                            let caller = Caller { principal: Some(principal), address: peer };
-                            let _ = sender.send(RpcStream::new(Box::new(tls), caller)).await;
-                        }
-                        _ => tracing::debug!(%peer, "not a proxy of this cluster: closed"),
-                    }
+    let (tasks, owner) = (shared.tasks.clone(), shared.clone());
+    let serve = move |stream, peer, admission: Admission| {
+        let (shared, sender) = (owner.clone(), sender.clone());
+        async move {
+            match accept_peer(&shared, stream, peer).await {
+                Ok(stream) => {
+                    admission.known();
+                    let _ = sender.send(stream).await;
                 }
-            },
-        )
+                Err(reason) => tracing::debug!(%peer, reason, "a peer connection was closed"),
+            }
+        }
     };
+    let accepting = accept_loop("peering", listener, PEER_CONNECTIONS_MAX, tasks, shutdown.clone(), serve);
     let service = PeerService { shared: shared.clone(), shutdown: shutdown.clone() };
     let incoming = ReceiverStream::new(handshaken).map(Ok::<_, Infallible>);
     let serving = tonic::transport::Server::builder()
@@ -96,6 +83,33 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener, shutdown: 
     let (served, ()) = tokio::join!(serving, accepting);
     if let Err(error) = served {
         tracing::error!(%error, "the peer service ended");
+    }
+}
+
+/// A connection of a proxy of this cluster that speaks HTTP/2: what comes then has deadlines of HTTP/2's own.
+async fn accept_peer(
+    shared: &Shared,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> Result<RpcStream, &'static str> {
+    let accepting = async {
+        let mut tls = TlsAcceptor::from(shared.peer_tls.clone()).accept(stream).await?;
+        let mut preface = [0; PREFACE_BYTES];
+        tls.read_exact(&mut preface).await?;
+        Ok::<_, std::io::Error>((preface, tls))
+    };
+    let (preface, tls) = tokio::time::timeout(HELLO_TIMEOUT, accepting)
+        .await
+        .map_err(|_| "it did not finish its handshake in time")?
+        .map_err(|_| "its handshake failed")?;
+    let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
+    match shared.config.trust.identify(chain, Audience::Client, shared.clock.wall()) {
+        Ok(principal) if may_call(shared, &principal) => {
+            let caller = Caller { principal: Some(principal), address: peer };
+            let ahead = Bytes::copy_from_slice(&preface);
+            Ok(RpcStream::new(Box::new(Rewind::new(ahead, tls)), caller))
+        }
+        Ok(_) | Err(_) => Err("it is no proxy of this cluster"),
     }
 }
 
