@@ -423,8 +423,9 @@ impl Cluster {
     /// # Panics
     /// When Auth does not answer.
     pub fn list(&self) -> Vec<Value> {
-        let list = self.scene.way().arg("-i").arg(self.identity()).args(["ls", "--format", "json"]);
-        list.args(["--proxy", &self.web(0).to_string()]).json().as_array().unwrap().clone()
+        let started = self.proxies.iter().position(|proxy| proxy.daemon.is_started()).unwrap();
+        let list = self.way(&self.identity(), started).args(["ls", "--format", "json"]);
+        list.json().as_array().unwrap().clone()
     }
 
     /// The proxies that hold a tunnel of a node now, as their own logs tell.
@@ -442,8 +443,9 @@ impl Cluster {
             };
             count("an agent is connected") > count("an agent is gone")
         };
+        let is_holder = |proxy: &Proxy| proxy.daemon.is_started() && holds(&proxy.daemon.log_text());
         let numbered = self.proxies.iter().enumerate();
-        numbered.filter(|(_, proxy)| holds(&proxy.daemon.log_text())).map(|(number, _)| number).collect()
+        numbered.filter(|(_, proxy)| is_holder(proxy)).map(|(number, _)| number).collect()
     }
 
     /// Every process.

@@ -48,6 +48,11 @@ impl Daemon {
         i32::try_from(child.id()).unwrap()
     }
 
+    /// Whether it was started and nobody here knows of its end.
+    pub fn is_started(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Whether it was started and has not ended.
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
