@@ -138,6 +138,7 @@ pub async fn connect_cluster(
 #[derive(Debug, thiserror::Error)]
 #[error("{direct} (through a WebSocket: {upgrade})")]
 struct NoWay {
+    #[source]
     direct: io::Error,
     upgrade: io::Error,
 }

@@ -81,6 +81,7 @@ fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
     let is_bad_certificate = |error: &(dyn std::error::Error + 'static)| {
         matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)))
     };
+    // The source of an IO error is that of what it wraps: look at what it wraps as well.
     let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
     is_bad_certificate(error)
         || wrapped.is_some_and(|inner| is_untrusted(inner))
