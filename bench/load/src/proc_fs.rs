@@ -8,15 +8,6 @@ use std::sync::OnceLock;
 
 const KIB: f64 = 1024.0;
 
-/// CPU seconds a process has used.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct CpuTime {
-    /// By its own threads.
-    pub(crate) own_s: f64,
-    /// By its children that ended and were waited for, and theirs.
-    pub(crate) children_s: f64,
-}
-
 /// The memory of a process, in MiB.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Memory {
@@ -37,18 +28,15 @@ struct Stat {
 /// Places in `/proc/PID/stat` behind the name, as proc(5) numbers them less three.
 const UTIME: usize = 11;
 const STIME: usize = 12;
-const CUTIME: usize = 13;
-const CSTIME: usize = 14;
 
+/// CPU seconds that the threads of a process have used.
+///
 /// # Errors
 /// When the process is gone.
-pub(crate) fn cpu_time(pid: u32) -> Result<CpuTime> {
+pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = stat(pid)?;
-    let seconds = |first: usize, second: usize| {
-        let ticks = |index: usize| stat.fields.get(index).copied().unwrap_or_default();
-        (ticks(first) + ticks(second)) as f64 / ticks_per_second()
-    };
-    Ok(CpuTime { own_s: seconds(UTIME, STIME), children_s: seconds(CUTIME, CSTIME) })
+    let ticks = |index: usize| stat.fields.get(index).copied().unwrap_or_default();
+    Ok((ticks(UTIME) + ticks(STIME)) as f64 / ticks_per_second())
 }
 
 /// The name of the program a process runs, as the kernel cuts it.
@@ -126,14 +114,14 @@ mod tests {
     fn a_name_may_hold_parentheses() {
         let stat = parse_stat("7 (a) b) S 1 7 7 0 -1 4 1 2 3 4 50 60 70 80 20").unwrap();
         assert_eq!(stat.name, "a) b");
-        assert_eq!([UTIME, STIME, CUTIME, CSTIME].map(|i| stat.fields[i]), [50, 60, 70, 80]);
+        assert_eq!([UTIME, STIME].map(|i| stat.fields[i]), [50, 60]);
     }
 
     #[test]
     fn this_process_can_be_looked_at() {
         let pid = std::process::id();
         assert!(memory(pid).unwrap().resident_mib > 0.0);
-        assert!(cpu_time(pid).unwrap().own_s >= 0.0);
+        assert!(cpu_seconds(pid).unwrap() >= 0.0);
         assert!(!name(pid).unwrap().is_empty());
     }
 }

@@ -3,7 +3,6 @@
 use crate::cluster::NODE;
 use crate::daemon::Daemon;
 use crate::place::{Field, Place};
-use crate::proc_fs::{self, CpuTime};
 use crate::report::{CpuShare, Findings, Judgement, ratio};
 use crate::sample::{Series, median, take_turns};
 use crate::watched::{self, Run};
@@ -98,8 +97,8 @@ pub(super) fn measure(place: &mut Place<'_>) -> Result<Findings> {
             .to_owned(),
     );
     findings.notes.push(
-        "CPU: `children` are what a server started and waited for (sshd's own sessions are its children; the agent's \
-         are the user's shell and command); the client's helpers are looked at every 10 ms."
+        "CPU: each process with what it started, as seen every 50 ms; the last moments of one that ends are missed. \
+         `head`, `cat` and `sh` are the user's own command."
             .to_owned(),
     );
     for direction in [Direction::Download, Direction::Upload] {
@@ -132,38 +131,31 @@ fn judge(findings: &mut Findings, direction: Direction, series: &[Series]) -> Re
 
 fn stream(field: &Field, path: Path, direction: Direction, mib: u64) -> Result<Stream> {
     let servers = path.servers(field);
-    let before = cpu_times(&servers)?;
-    let run = transfer(path.command(field)?, direction, mib * 1_048_576)?;
+    let pids: Vec<(&'static str, u32)> = servers.iter().map(|(name, daemon)| (*name, daemon.pid())).collect();
+    let run = transfer(path.command(field)?, direction, mib * 1_048_576, &pids)?;
     for (_, daemon) in &servers {
         daemon.wait_alone(0)?;
     }
-    let after = cpu_times(&servers)?;
     let gib = mib as f64 / MIB_PER_GIB;
-    let mut cpu: BTreeMap<String, f64> = run.cpu.into_iter().map(|(name, s)| (name, s / gib)).collect();
-    for ((name, _), (before, after)) in servers.iter().zip(before.iter().zip(&after)) {
-        cpu.insert((*name).to_owned(), (after.own_s - before.own_s) / gib);
-        let children_s = after.children_s - before.children_s;
-        if children_s > 0.0 {
-            cpu.insert(format!("{name}'s children"), children_s / gib);
-        }
-    }
+    let cpu = run.cpu.into_iter().map(|(name, seconds)| (name, seconds / gib)).collect();
     let megabytes = mib as f64 * MIB / BYTES_PER_MB;
     Ok(Stream { megabytes_per_second: megabytes / run.wall.as_secs_f64(), cpu })
 }
 
-fn transfer(mut ssh: Command, direction: Direction, bytes: u64) -> Result<Run> {
+fn transfer(
+    mut ssh: Command,
+    direction: Direction,
+    bytes: u64,
+    servers: &[(&'static str, u32)],
+) -> Result<Run> {
     match direction {
-        Direction::Download => watched::watch(ssh.arg(format!("head -c {bytes} /dev/zero")), None),
+        Direction::Download => watched::watch(ssh.arg(format!("head -c {bytes} /dev/zero")), None, servers),
         Direction::Upload => {
             let mut source = Command::new("head");
             source.args(["-c", &bytes.to_string(), "/dev/zero"]);
-            watched::watch(ssh.arg("cat > /dev/null"), Some(&mut source))
+            watched::watch(ssh.arg("cat > /dev/null"), Some(&mut source), servers)
         }
     }
-}
-
-fn cpu_times(servers: &[(&'static str, &Daemon)]) -> Result<Vec<CpuTime>> {
-    servers.iter().map(|(_, daemon)| proc_fs::cpu_time(daemon.pid())).collect()
 }
 
 /// The median of each process that any of the streams passed.
