@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 use wayleave_identity::{HostPrincipal, Principal, UserPrincipal};
-use wayleave_keystore::{Credentials, TlsKey, TrustStore, X509Authority, X509Request};
+use wayleave_keystore::{Credentials, PolicySigner, TlsKey, TrustStore, X509Authority, X509Request};
 use wayleave_runtime::{Clock, SystemClock};
 use wayleave_vocab::{ClusterName, HostId, SystemRole, Traits, UserName, Wall};
 
@@ -12,6 +12,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) struct Authorities {
     pub(crate) name: ClusterName,
     pub(crate) trust: TrustStore,
+    pub(crate) policy: PolicySigner,
     host: X509Authority,
     user: X509Authority,
     serial: AtomicU8,
@@ -25,7 +26,8 @@ impl Authorities {
         let user = X509Authority::generate("user", [2; 16], now).unwrap();
         let trust = TrustStore::empty();
         trust.replace(&name, host.certificate_pem(), user.certificate_pem());
-        Self { name, trust, host, user, serial: AtomicU8::new(3) }
+        let policy = PolicySigner::from_seed(&[7; 32]).unwrap();
+        Self { name, trust, policy, host, user, serial: AtomicU8::new(3) }
     }
 
     pub(crate) fn host(&self, host_id: HostId, roles: &[SystemRole]) -> Credentials {

@@ -29,6 +29,8 @@ pub(crate) struct Cluster {
 pub(crate) struct Proxy {
     pub(crate) id: HostId,
     pub(crate) web: HostPort,
+    /// Where peers reach it.
+    pub(crate) peer: HostPort,
     pub(crate) shutdown: Shutdown,
     /// Its own, so that a test can wait for its end.
     pub(crate) ended: TaskGroup,
@@ -67,8 +69,32 @@ impl Cluster {
         self.proxy_with(self.config(id), |service| service).await
     }
 
-    /// Starts a proxy and waits until it has registered.
+    /// Starts a proxy and waits until it has registered and serves peers.
     pub(crate) async fn proxy_with(
+        &self,
+        config: ProxyConfig,
+        adapt: impl FnOnce(ProxyService) -> ProxyService,
+    ) -> Proxy {
+        let mut proxy = self.start_proxy(config, adapt).await;
+        until(|| {
+            let known = self.auth.proxies();
+            let own = known.iter().find(|known| known.host_id == proxy.id.to_string() && !known.draining);
+            let peer = own.and_then(|known| HostPort::parse(&known.peer_address, None).ok());
+            proxy.peer = peer.clone().unwrap_or_else(|| proxy.web.clone());
+            peer.is_some()
+        })
+        .await;
+        proxy
+    }
+
+    /// The same where the strategy is not peering: nothing is where peers would reach it.
+    pub(crate) async fn proxy_without_peering(&self, id: u8) -> Proxy {
+        let proxy = self.start_proxy(self.config(id), |service| service).await;
+        until(|| self.auth.proxies().iter().any(|known| known.host_id == proxy.id.to_string())).await;
+        proxy
+    }
+
+    async fn start_proxy(
         &self,
         config: ProxyConfig,
         adapt: impl FnOnce(ProxyService) -> ProxyService,
@@ -76,8 +102,9 @@ impl Cluster {
         let id = config.host_id;
         let trust = config.trust.clone();
         let directory = IdentityDir::open(&self.directory.path().join(id.to_string())).unwrap();
+        let keys = vec![self.authorities.policy.public_key_pem()];
         let keeper =
-            PolicyKeeper::open(directory, self.authorities.name.clone(), Vec::new(), trust.clone()).unwrap();
+            PolicyKeeper::open(directory, self.authorities.name.clone(), keys, trust.clone()).unwrap();
         let tls = client_config(&config.tls, &trust, SystemRole::Auth, None, &[wayleave_api::ALPN_AUTH]);
         let channel = wayleave_rpc::channel(vec![self.auth.address.clone()], tls.unwrap());
         let service = adapt(ProxyService::build(config, Arc::new(keeper), channel, None).unwrap());
@@ -86,9 +113,7 @@ impl Cluster {
         let (shutdown, ended) = (Shutdown::new(), TaskGroup::new());
         let signal = shutdown.clone();
         ended.spawn("proxy", async move { bound.run(signal).await.unwrap() });
-        let proxy = Proxy { id, web, shutdown, ended };
-        until(|| self.auth.proxies().iter().any(|known| known.host_id == id.to_string())).await;
-        proxy
+        Proxy { id, peer: web.clone(), web, shutdown, ended }
     }
 
     /// TLS of a client that dials.

@@ -104,6 +104,17 @@ impl FakeAuth {
         self.state.tell(Event::NodePutJson(json));
     }
 
+    /// Everybody hears this.
+    pub(crate) fn tell(&self, event: Event) {
+        self.state.tell(event);
+    }
+
+    /// The tunnel strategy of the cluster (JSON), now and for those who ask later.
+    pub(crate) fn set_strategy(&self, json: &str) {
+        *self.state.strategy.lock().unwrap() = json.to_owned();
+        self.state.tell(Event::Networking(self.state.networking()));
+    }
+
     /// The proxies that have registered, as they say they are.
     pub(crate) fn proxies(&self) -> Vec<ProxyRecord> {
         self.state.proxies.lock().unwrap().clone()
@@ -116,6 +127,11 @@ impl FakeAuth {
 }
 
 impl State {
+    fn networking(&self) -> Networking {
+        let tunnel_strategy_json = self.strategy.lock().unwrap().clone();
+        Networking { tunnel_strategy_json, keep_alive_interval_ms: 0 }
+    }
+
     fn tell(&self, event: Event) {
         let revision = self.revision.fetch_add(1, Ordering::Relaxed) + 1;
         let _ = self.news.send(ClusterEvent { revision, event: Some(event) });
@@ -200,11 +216,7 @@ impl Host for Service {
         let news = BroadcastStream::new(state.news.subscribe())
             .map(|event| event.map_err(|_| Status::aborted("behind")));
         let revision = state.revision.load(Ordering::Relaxed);
-        let networking = Networking {
-            tunnel_strategy_json: state.strategy.lock().unwrap().clone(),
-            keep_alive_interval_ms: 0,
-        };
-        let mut events = vec![Event::Networking(networking)];
+        let mut events = vec![Event::Networking(state.networking())];
         events.extend(state.nodes.lock().unwrap().iter().map(|(_, json)| Event::NodePutJson(json.clone())));
         events.extend(state.proxies.lock().unwrap().iter().cloned().map(Event::ProxyPut));
         events.push(Event::InitialStateSent(InitialStateSent {}));

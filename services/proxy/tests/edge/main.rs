@@ -8,4 +8,7 @@ mod authority;
 mod cluster;
 mod fake_auth;
 mod lying;
+mod peering;
+mod relaying;
+mod stalling;
 mod upgrading;

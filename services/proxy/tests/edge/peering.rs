@@ -1,0 +1,253 @@
+//! Two proxies: dials through the peer, drains, restarts, and the switch of the strategy; and what peers may ask.
+
+use crate::agent::Agent;
+use crate::cluster::{Cluster, PATIENCE, ask, check_echo, request, until};
+use bytes::{Buf, BufMut, Bytes};
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::{Code, Status};
+use wayleave_api::agent::proxy_to_agent;
+use wayleave_api::auth::ProxyRecord;
+use wayleave_api::auth::cluster_event::Event;
+use wayleave_api::peer::PeerPingRequest;
+use wayleave_api::peer::peer_client::PeerClient;
+use wayleave_dial::{DialRefusal, DialRequest, DialResponse, MESSAGE_BYTES_MAX, body_length, decode_body};
+use wayleave_keystore::client_config;
+use wayleave_net::connect_tls;
+use wayleave_vocab::{HostId, SystemRole};
+
+fn node() -> HostId {
+    HostId::from_random([9; 16])
+}
+
+#[tokio::test]
+async fn a_dial_goes_through_the_peer_and_a_draining_ingress_waits_for_it() {
+    let cluster = Cluster::start().await;
+    cluster.auth.add_node(node(), "web-1");
+    let (home, ingress) = (cluster.proxy(1).await, cluster.proxy(2).await);
+    let agent = Agent::connect(&cluster, &home.web, node()).await;
+    let mut stream = cluster.reach(&ingress, "web-1").await;
+    check_echo(&mut *stream).await;
+    assert!(agent.requests.lock().unwrap().last().unwrap().from_peer);
+    ingress.shutdown.request();
+    until(|| cluster.auth.proxies().iter().any(|p| p.host_id == ingress.id.to_string() && p.draining)).await;
+    let refused = tokio::net::TcpStream::connect((ingress.web.host(), ingress.web.port())).await;
+    assert!(refused.is_err(), "nothing new is taken");
+    check_echo(&mut *stream).await;
+    assert_eq!(ingress.ended.running(), 1, "it waits for the stream");
+    drop(stream);
+    assert!(ingress.ended.drained(PATIENCE).await);
+    check_echo(&mut *cluster.reach(&home, "web-1").await).await;
+}
+
+#[tokio::test]
+async fn a_draining_home_tells_its_agents_and_lets_streams_finish() {
+    let cluster = Cluster::start().await;
+    cluster.auth.add_node(node(), "web-1");
+    let (home, other) = (cluster.proxy(1).await, cluster.proxy(2).await);
+    let mut agent = Agent::connect(&cluster, &home.web, node()).await;
+    let mut through_home = cluster.reach(&home, "web-1").await;
+    let mut through_other = cluster.reach(&other, "web-1").await;
+    home.shutdown.request();
+    while !matches!(agent.heard().await.unwrap(), proxy_to_agent::Message::Drain(_)) {}
+    // It dials elsewhere first, then leaves: what runs goes on, and nothing new comes this way.
+    let elsewhere = Agent::connect(&cluster, &other.web, node()).await;
+    agent.tunnel.go_away();
+    check_echo(&mut *cluster.reach(&other, "web-1").await).await;
+    until(|| !elsewhere.requests.lock().unwrap().is_empty()).await;
+    check_echo(&mut *through_home).await;
+    check_echo(&mut *through_other).await;
+    assert_eq!(home.ended.running(), 1);
+    drop((through_home, through_other));
+    assert!(home.ended.drained(PATIENCE).await);
+    assert!(agent.tunnel.is_ended(), "a tunnel that is empty ends");
+}
+
+#[tokio::test]
+async fn a_tunnel_that_takes_no_more_streams_is_not_dialled() {
+    let cluster = Cluster::start().await;
+    cluster.auth.add_node(node(), "web-1");
+    let proxy = cluster.proxy(1).await;
+    let old = Agent::connect(&cluster, &proxy.web, node()).await;
+    let mut held = cluster.reach(&proxy, "web-1").await;
+    let new = Agent::connect(&cluster, &proxy.web, node()).await;
+    new.tunnel.go_away();
+    let asked = old.requests.lock().unwrap().len();
+    // The newer one is empty and so it ends; the older one is what there is.
+    until(|| new.tunnel.is_ended()).await;
+    check_echo(&mut *cluster.reach(&proxy, "web-1").await).await;
+    assert!(old.requests.lock().unwrap().len() > asked);
+    assert!(new.requests.lock().unwrap().is_empty());
+    check_echo(&mut *held).await;
+}
+
+#[tokio::test]
+async fn a_restarted_proxy_is_a_new_life_of_the_same_id() {
+    let cluster = Cluster::start().await;
+    cluster.auth.add_node(node(), "web-1");
+    let (home, other) = (cluster.proxy(1).await, cluster.proxy(2).await);
+    let agent = Agent::connect(&cluster, &home.web, node()).await;
+    drop(cluster.reach(&other, "web-1").await);
+    agent.tunnel.close();
+    home.shutdown.request();
+    assert!(home.ended.drained(PATIENCE).await);
+    let again = cluster.proxy(1).await;
+    let _agent = Agent::connect(&cluster, &again.web, node()).await;
+    check_echo(&mut *cluster.reach(&other, "web-1").await).await;
+}
+
+#[tokio::test]
+async fn peers_are_served_while_the_strategy_is_peering() {
+    let cluster = Cluster::start().await;
+    cluster.auth.set_strategy("{\"type\":\"agent_mesh\"}");
+    cluster.auth.add_node(node(), "web-1");
+    let (home, other) = (cluster.proxy_without_peering(1).await, cluster.proxy_without_peering(2).await);
+    let _agent = Agent::connect(&cluster, &home.web, node()).await;
+    check_echo(&mut *cluster.reach(&home, "web-1").await).await;
+    assert!(cluster.auth.proxies().iter().all(|proxy| proxy.peer_address.is_empty()));
+    assert!(matches!(cluster.dial(&other, "web-1").await, Err(DialResponse::Refused { .. })));
+    cluster.auth.set_strategy("{\"type\":\"proxy_peering\",\"agent_connection_count\":1}");
+    check_echo(&mut *cluster.reach(&other, "web-1").await).await;
+    assert!(cluster.auth.proxies().iter().all(|proxy| !proxy.peer_address.is_empty()));
+}
+
+#[tokio::test]
+async fn c_a_peer_is_the_proxy_that_is_expected() {
+    let cluster = Cluster::start().await;
+    cluster.auth.add_node(node(), "web-1");
+    let (home, ingress) = (cluster.proxy(1).await, cluster.proxy(2).await);
+    let claimed = HostId::from_random([0x77; 16]);
+    // Somebody says that a third proxy is where the first one is.
+    cluster.auth.tell(Event::ProxyPut(ProxyRecord {
+        host_id: claimed.to_string(),
+        incarnation: 77,
+        peer_address: home.peer.to_string(),
+        ..ProxyRecord::default()
+    }));
+    let own = cluster.authorities.host(ingress.id, &[SystemRole::Proxy]);
+    let trust = &cluster.authorities.trust;
+    let expecting = |id| client_config(&own, trust, SystemRole::Proxy, Some(id), &[b"h2"]).unwrap();
+    assert!(connect_tls(&home.peer, expecting(claimed)).await.is_err());
+    assert!(connect_tls(&home.peer, expecting(home.id)).await.is_ok());
+    let _agent = Agent::connect(&cluster, &home.web, node()).await;
+    check_echo(&mut *cluster.reach(&ingress, "web-1").await).await;
+}
+
+#[tokio::test]
+async fn o_a_lying_peer_reaches_only_what_is_held_here_and_says_so() {
+    let cluster = Cluster::start().await;
+    cluster.auth.add_node(node(), "web-1");
+    let (home, other) = (cluster.proxy(1).await, cluster.proxy(2).await);
+    let _agent = Agent::connect(&cluster, &home.web, node()).await;
+    drop(cluster.reach(&other, "web-1").await);
+    let from_peer = DialRequest { from_peer: true, host_id: Some(node()), ..request("web-1") };
+    let refusal = |answer| match answer {
+        DialResponse::Refused { refusal } => refusal,
+        DialResponse::Established { .. } => panic!("it is refused"),
+    };
+    // One hop only: the second proxy does not pass it on to the first.
+    let not_here = refusal(peer_dial(&cluster, &other.peer, &from_peer).await);
+    assert!(matches!(not_here, DialRefusal::NotHere { .. }), "{not_here}");
+    for bad in [
+        DialRequest { from_peer: false, ..from_peer.clone() },
+        DialRequest { host_id: None, ..from_peer.clone() },
+        DialRequest { v: 9, ..from_peer.clone() },
+    ] {
+        let refused = refusal(peer_dial(&cluster, &home.peer, &bad).await);
+        assert!(matches!(refused, DialRefusal::Invalid { .. }), "{refused}");
+    }
+    assert!(matches!(
+        peer_dial(&cluster, &home.peer, &from_peer).await,
+        DialResponse::Established { route: None }
+    ));
+}
+
+/// The answer to a `Dial` call of some third proxy.
+async fn peer_dial(
+    cluster: &Cluster,
+    address: &wayleave_vocab::HostPort,
+    dial: &DialRequest,
+) -> DialResponse {
+    let own = cluster.authorities.host(HostId::from_random([0x66; 16]), &[SystemRole::Proxy]);
+    let tls = client_config(&own, &cluster.authorities.trust, SystemRole::Proxy, None, &[b"h2"]).unwrap();
+    let mut grpc = tonic::client::Grpc::new(wayleave_rpc::channel(vec![address.clone()], tls));
+    grpc.ready().await.unwrap();
+    let first = Bytes::from(wayleave_dial::encode(dial).unwrap());
+    let path = http::uri::PathAndQuery::from_static("/wayleave.peer.v1.PeerDial/Dial");
+    let messages = tokio_stream::once(first);
+    let answer = grpc.streaming(tonic::Request::new(messages), path, Plain).await.unwrap();
+    let message = answer.into_inner().message().await.unwrap().unwrap();
+    assert!(message.len() <= MESSAGE_BYTES_MAX);
+    let length = body_length([message[0], message[1]]).unwrap();
+    decode_body(&message[2..2 + length]).unwrap()
+}
+
+/// Messages that are plain bytes.
+#[derive(Clone, Copy, Default)]
+struct Plain;
+
+impl Codec for Plain {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Plain {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for Plain {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, input: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        let length = input.remaining();
+        Ok(Some(input.copy_to_bytes(length)))
+    }
+}
+
+/// Who may call the peer service: the proxies of this cluster, and nobody else.
+#[tokio::test]
+async fn c_only_proxies_of_the_cluster_are_peers() {
+    let cluster = Cluster::start().await;
+    let proxy = cluster.proxy(1).await;
+    let elsewhere = crate::authority::Authorities::new("other");
+    let id = HostId::from_random([0x66; 16]);
+    let own = &cluster.authorities;
+    for (who, credentials, is_peer) in [
+        ("a proxy", own.host(id, &[SystemRole::Proxy]), true),
+        ("an agent", own.host(id, &[SystemRole::Node]), false),
+        ("Auth", own.host(id, &[SystemRole::Auth]), false),
+        ("a user", own.user("alice"), false),
+        ("nobody", wayleave_keystore::Credentials::empty(), false),
+        ("a proxy of another cluster", elsewhere.host(id, &[SystemRole::Proxy]), false),
+    ] {
+        let tls = client_config(&credentials, &own.trust, SystemRole::Proxy, None, &[b"h2"]).unwrap();
+        let mut client = PeerClient::new(wayleave_rpc::channel(vec![proxy.peer.clone()], tls));
+        let pinged = client.ping(PeerPingRequest { version: 1, capabilities: Vec::new() }).await;
+        match pinged {
+            Ok(_) => assert!(is_peer, "{who} may not"),
+            Err(status) => assert!(!is_peer && status.code() != Code::Ok, "{who}: {status}"),
+        }
+    }
+    let tls = cluster.dial_tls(&own.user("alice"));
+    let unknown = ask(connect_tls(&proxy.web, tls).await.unwrap(), &request("nowhere")).await;
+    assert!(matches!(
+        unknown.err(),
+        Some(DialResponse::Refused { refusal: DialRefusal::UnknownTarget { .. } })
+    ));
+}

@@ -1,0 +1,97 @@
+//! What proxies relay from Auth to agents.
+
+use crate::agent::Agent;
+use crate::authority::now;
+use crate::cluster::Cluster;
+use std::time::Duration;
+use wayleave_api::agent::proxy_to_agent;
+use wayleave_api::auth::cluster_event::Event;
+use wayleave_api::auth::{PolicySnapshot, SignedHead as WireHead};
+use wayleave_ca::{
+    CaKeys, CaType, CertAuthority, CertAuthoritySpec, Digest, Head, RotationPhase, SignedHead, Snapshot,
+    SnapshotParts,
+};
+use wayleave_resource::{Lock, LockSpec, LockTarget, Metadata};
+use wayleave_vocab::{HostId, PolicyRevision, ResourceName, UserName};
+
+/// Bytes that a lock takes at least in these tests.
+const LOCK_BYTES: usize = 1000;
+
+/// A policy of at least so many bytes, signed.
+fn policy(cluster: &Cluster, counter: u64, bytes: usize) -> PolicySnapshot {
+    let authorities = &cluster.authorities;
+    let signer = &authorities.policy;
+    let revision = PolicyRevision { generation: 1, counter };
+    let keys = CaKeys { signing_public_key_pem: Some(signer.public_key_pem()), ..CaKeys::default() };
+    let spec = CertAuthoritySpec {
+        ca_type: CaType::Policy,
+        cluster: authorities.name.clone(),
+        phase: RotationPhase::Standby,
+        active: vec![keys],
+        trusted: Vec::new(),
+    };
+    let lock = |number: usize| Lock {
+        name: ResourceName::parse(format!("lock-{number}")).unwrap(),
+        metadata: Metadata { description: Some("x".repeat(LOCK_BYTES)), ..Metadata::default() },
+        spec: LockSpec {
+            target: LockTarget::User(UserName::parse(format!("user-{number}")).unwrap()),
+            message: String::new(),
+            expires: None,
+            created_at: None,
+            created_by: None,
+        },
+    };
+    let payload = Snapshot::new(SnapshotParts {
+        revision,
+        cluster: authorities.name.clone(),
+        issued: now(),
+        cas: vec![CertAuthority { metadata: Metadata::default(), spec }],
+        roles: Vec::new(),
+        locks: (0..bytes / LOCK_BYTES).map(lock).collect(),
+        auth_preference: Default::default(),
+        networking: Default::default(),
+    })
+    .encode();
+    assert!(payload.len() >= bytes);
+    let head =
+        Head { cluster: authorities.name.clone(), revision, digest: Digest::of(&payload), time: now() };
+    let head = head.encode();
+    let signature = signer.sign(&SignedHead::message(&head));
+    PolicySnapshot { payload, head: Some(WireHead { payload: head, signature }) }
+}
+
+/// The next policy that the agent is told.
+async fn relayed(agent: &mut Agent) -> PolicySnapshot {
+    loop {
+        let message = agent.heard().await.expect("the tunnel stays");
+        if let proxy_to_agent::Message::Snapshot(snapshot) = message {
+            return snapshot;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_policy_of_many_megabytes_reaches_the_agents() {
+    let cluster = Cluster::start().await;
+    let proxy = cluster.proxy(1).await;
+    let mut agent = Agent::connect(&cluster, &proxy.web, HostId::from_random([9; 16])).await;
+    for (counter, bytes) in [(1, 1000), (2, 100_000), (3, 6_000_000)] {
+        let policy = policy(&cluster, counter, bytes);
+        cluster.auth.tell(Event::Snapshot(policy.clone()));
+        let relaying = tokio::time::timeout(Duration::from_secs(30), relayed(&mut agent));
+        assert!(relaying.await.unwrap() == policy, "{bytes} bytes arrive as they are");
+    }
+}
+
+#[tokio::test]
+async fn o_a_policy_that_auth_did_not_sign_is_not_relayed() {
+    let cluster = Cluster::start().await;
+    let proxy = cluster.proxy(1).await;
+    let mut agent = Agent::connect(&cluster, &proxy.web, HostId::from_random([9; 16])).await;
+    let mut forged = policy(&cluster, 1, 2000);
+    forged.payload.push(b' ');
+    cluster.auth.tell(Event::Snapshot(forged));
+    let good = policy(&cluster, 2, 1000);
+    cluster.auth.tell(Event::Snapshot(good.clone()));
+    assert!(relayed(&mut agent).await == good);
+}
