@@ -48,7 +48,11 @@ pub(crate) async fn bind(
     };
     let auth = instance.channel_as(SystemRole::Proxy, &opened.addresses)?;
     let entry = config.ssh.is_some().then(|| jump_entry(process, opened, identity, parts));
-    ProxyService::build(settings, parts.keeper.clone(), auth, entry)?.bind().await.context("proxy_service")
+    ProxyService::build(settings, parts.keeper.clone(), auth, entry)?
+        .trust_x_forwarded_for(config.trust_x_forwarded_for)
+        .bind()
+        .await
+        .context("proxy_service")
 }
 
 fn jump_entry(
