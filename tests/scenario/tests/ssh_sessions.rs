@@ -121,12 +121,21 @@ fn the_environment_is_clean_and_takes_what_is_allowed(cluster: &Cluster) {
 fn h_a_login_runs_as_that_account_with_nothing_of_the_agent(cluster: &Cluster) {
     let ssh = ssh(cluster);
     let target = ssh.target("nobody", "web-1");
-    // The account's own shell may refuse to run anything: what counts is who would have run it.
+    // The account's own shell may refuse to run anything; files show who it was then.
+    let dir = cluster.scene.path("of-nobody");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let sftp = |batch: String| ssh.program("sftp").args(["-b", "-", target.as_str()]).input(batch).output();
+    let file = dir.join("hostname");
+    let _put = sftp(format!("put /etc/hostname {}\n", file.display())).succeeded();
+    let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&file).unwrap());
+    assert_eq!(owner, 65534);
+    let _denied = sftp(format!("get /etc/shadow {}\n", dir.join("stolen").display())).failed();
     let as_nobody = |command: &str| ssh.program("ssh").arg(&target).arg(command).output();
     let who = as_nobody(
         "id -u; id -G; cat /proc/self/status | grep -E '^(NoNewPrivs|CapEff|CapPrm)'; ls /proc/self/fd",
     );
-    if who.stdout_text().is_empty() {
+    if who.stdout_text().contains("not available") {
         assert_ne!(who.code, Some(0), "{who}");
         return;
     }
