@@ -80,7 +80,7 @@ fn check_references(config: &Config, report: &mut Report) {
         config
             .proxy
             .as_ref()
-            .map_or(Ok(()), |proxy| edge::web_credentials(&proxy.https_keypairs).map(|_| ()))
+            .map_or(Ok(()), |proxy| edge::web_files(proxy).map(|_| ()))
             .map(|()| "web certificates can be used"),
     ];
     for check in checks {

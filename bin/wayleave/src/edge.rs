@@ -5,10 +5,11 @@ use std::fs;
 use std::path::Path;
 use wayleave_auth::StaticToken;
 use wayleave_config::{
-    CaPin, Config, InstanceConfig, KeyPairFiles, StaticToken as ConfiguredToken, ValueOrPath,
+    CaPin, Config, InstanceConfig, KeyPairFiles, ProxyConfig, StaticToken as ConfiguredToken, ValueOrPath,
 };
 use wayleave_instance::JoinToken;
-use wayleave_keystore::{Credentials, Pins};
+use wayleave_keystore::Pins;
+use wayleave_proxy::{WebFiles, WebKeyPair};
 use wayleave_vocab::{ClusterName, NodeName, Secret};
 
 /// Longest file that a configuration may point at.
@@ -98,19 +99,18 @@ fn static_token(token: &ConfiguredToken) -> anyhow::Result<StaticToken> {
     }
 }
 
-/// The web certificates; one pair is served.
-pub(crate) fn web_credentials(pairs: &[KeyPairFiles]) -> anyhow::Result<Option<Credentials>> {
-    let Some(pair) = pairs.first() else { return Ok(None) };
-    if pairs.len() > 1 {
-        bail!(
-            "proxy_service.https_keypairs: one pair is served in this release, {} are configured",
-            pairs.len()
-        );
+/// The web certificates and the files they come from; none when none is configured.
+pub(crate) fn web_files(config: &ProxyConfig) -> anyhow::Result<Option<WebFiles>> {
+    if config.https_keypairs.is_empty() {
+        return Ok(None);
     }
-    let chain = read_text(&pair.cert_file).context("proxy_service.https_keypairs.cert_file")?;
-    let key = read_text(&pair.key_file).context("proxy_service.https_keypairs.key_file")?;
-    Credentials::from_pem(&chain, &Secret::new(key))
-        .with_context(|| format!("proxy_service.https_keypairs: {}", pair.cert_file.display()))
+    let pair = |pair: &KeyPairFiles| WebKeyPair {
+        cert_file: pair.cert_file.clone(),
+        key_file: pair.key_file.clone(),
+    };
+    let pairs = config.https_keypairs.iter().map(pair).collect();
+    WebFiles::open(pairs, config.https_keypairs_reload_interval)
+        .context("proxy_service.https_keypairs")
         .map(Some)
 }
 

@@ -78,14 +78,7 @@ impl Credentials {
     /// # Errors
     /// As [`Credentials::from_pem`]; the old ones stay then.
     pub fn replace(&self, chain_pem: &str, key_pem: &Secret) -> Result<(), CredentialsError> {
-        let chain: Vec<CertificateDer<'static>> = certificates_from_pem(chain_pem);
-        if chain.is_empty() {
-            return Err(CredentialsError::NoCertificate);
-        }
-        let key = private_key_from_pem(key_pem)?;
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let certified = CertifiedKey::from_der(chain, key, &provider).map_err(CredentialsError::Tls)?;
-        self.0.store(Some(Arc::new(certified)));
+        self.0.store(Some(Arc::new(certified_key(chain_pem, key_pem)?)));
         Ok(())
     }
 
@@ -103,6 +96,17 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.load().is_some() { "Credentials(present)" } else { "Credentials(none)" })
     }
+}
+
+/// A chain (leaf first) and its key, both PEM, when they belong together.
+pub(crate) fn certified_key(chain_pem: &str, key_pem: &Secret) -> Result<CertifiedKey, CredentialsError> {
+    let chain: Vec<CertificateDer<'static>> = certificates_from_pem(chain_pem);
+    if chain.is_empty() {
+        return Err(CredentialsError::NoCertificate);
+    }
+    let key = private_key_from_pem(key_pem)?;
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    CertifiedKey::from_der(chain, key, &provider).map_err(CredentialsError::Tls)
 }
 
 fn private_key_from_pem(pem: &Secret) -> Result<PrivateKeyDer<'static>, CredentialsError> {

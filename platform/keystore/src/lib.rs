@@ -11,6 +11,7 @@ mod policy_signer;
 mod private_file;
 mod tls;
 mod trust;
+mod web;
 
 pub use authority::{AuthorityError, X509Authority, X509Request};
 pub use credentials::{Credentials, CredentialsError, TlsKey};
@@ -23,3 +24,4 @@ pub use tls::{
     server_config,
 };
 pub use trust::{Audience, IdentifyError, Pins, TrustStore, pin_of_certificate, principal_from_certificate};
+pub use web::{PemPair, WebCertificates, WebCertificatesError, web_server_config};

@@ -36,9 +36,10 @@ pub enum ClientAuth {
 /// A TLS configuration that cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[error("TLS cannot be set up")]
-pub struct TlsConfigError(#[source] Error);
+pub struct TlsConfigError(#[source] pub(crate) Error);
 
-/// A server configuration that presents `credentials` and believes `trust`.
+/// A server configuration that presents `credentials` and believes `trust`. Who asks nobody for a certificate serves
+/// balancers too, and so speaks TLS 1.2 beside 1.3.
 ///
 /// # Errors
 /// When the provider lacks TLS 1.3.
@@ -49,8 +50,12 @@ pub fn server_config(
     alpn: &[&[u8]],
 ) -> Result<Arc<ServerConfig>, TlsConfigError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
+    let versions: &[_] = match client_auth {
+        ClientAuth::None => rustls::ALL_VERSIONS,
+        ClientAuth::Optional | ClientAuth::Required => &[&rustls::version::TLS13],
+    };
     let builder = ServerConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(&[&rustls::version::TLS13])
+        .with_protocol_versions(versions)
         .map_err(TlsConfigError)?;
     let builder = match client_auth {
         ClientAuth::None => builder.with_no_client_auth(),

@@ -18,6 +18,8 @@ mod routes;
 mod service;
 mod upgrade;
 mod web;
+mod web_files;
 
 pub use config::{ProxyConfig, ProxyProtocol};
 pub use service::{BoundProxy, ProxyError, ProxyService};
+pub use web_files::{WebFiles, WebFilesError, WebKeyPair};

@@ -10,6 +10,7 @@ use crate::registry::Registry;
 use crate::rest::{RestState, router};
 use crate::routes::{self, Routes};
 use crate::web;
+use crate::web_files::WebFiles;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +22,9 @@ use tonic::transport::Channel;
 use wayleave_api::auth::host_client::HostClient;
 use wayleave_api::auth::{BeginIncarnationRequest, ProxyRecord, RegisterRequest};
 use wayleave_api::{ALPN_DIAL, ALPN_FORWARD, ALPN_TUNNEL};
-use wayleave_keystore::{ClientAuth, PolicyKeeper, TlsConfigError, client_config, server_config};
+use wayleave_keystore::{
+    ClientAuth, PolicyKeeper, TlsConfigError, client_config, server_config, web_server_config,
+};
 use wayleave_net::{Admission, BindError, Dialer, Entry, accept_loop, bind};
 use wayleave_rpc::CALL_TIMEOUT;
 use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup, random_u64};
@@ -89,12 +92,14 @@ pub enum ProxyError {
 pub struct ProxyService {
     shared: Shared,
     ssh_entry: Option<Arc<dyn Entry>>,
+    web_files: Option<WebFiles>,
 }
 
 /// A proxy whose listeners are open.
 pub struct BoundProxy {
     shared: Arc<Shared>,
     ssh_entry: Option<Arc<dyn Entry>>,
+    web_files: Option<WebFiles>,
     web: TcpListener,
     ssh: Option<TcpListener>,
 }
@@ -148,7 +153,18 @@ impl ProxyService {
             refused: AtomicU64::new(0),
             config,
         };
-        Ok(Self { shared, ssh_entry })
+        Ok(Self { shared, ssh_entry, web_files: None })
+    }
+
+    /// Serves these web certificates in place of [`ProxyConfig::web`], and follows their files.
+    ///
+    /// # Errors
+    /// [`ProxyError::Tls`].
+    pub fn web_files(mut self, files: WebFiles) -> Result<Self, ProxyError> {
+        self.shared.web_tls =
+            web_server_config(files.certificates(), &[b"http/1.1"]).map_err(ProxyError::Tls)?;
+        self.web_files = Some(files);
+        Ok(self)
     }
 
     /// Takes a client's address from `X-Forwarded-For` when it comes inside a WebSocket: only right where every
@@ -170,7 +186,8 @@ impl ProxyService {
             Some(address) => Some(bind("listen_addr (SSH)", address).await.map_err(ProxyError::Bind)?),
             None => None,
         };
-        Ok(BoundProxy { shared: Arc::new(self.shared), ssh_entry: self.ssh_entry, web, ssh })
+        let Self { shared, ssh_entry, web_files } = self;
+        Ok(BoundProxy { shared: Arc::new(shared), ssh_entry, web_files, web, ssh })
     }
 }
 
@@ -200,6 +217,9 @@ impl BoundProxy {
         spawn(&group, "peering", follow_peers(shared.clone(), closing.clone()));
         let record = ProxyRecord { incarnation: incarnation.0, ..record };
         spawn(&group, "registration", register(shared.clone(), record, shutdown.clone(), closing.clone()));
+        if let Some(files) = self.web_files {
+            spawn(&group, "web certificates", files.follow(closing.clone()));
+        }
         if let (Some(listener), Some(entry)) = (self.ssh, self.ssh_entry) {
             let accepting = accept_ssh(shared.clone(), listener, entry, shutdown.clone(), closing.clone());
             spawn(&group, "ssh", accepting);

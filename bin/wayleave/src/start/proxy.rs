@@ -39,7 +39,7 @@ pub(crate) async fn bind(
                 wayleave_proxy::ProxyProtocol::RequiredFrom(networks.clone())
             }
         },
-        web: edge::web_credentials(&config.https_keypairs)?,
+        web: None,
         tls: identity.tls.clone(),
         trust: instance.trust().clone(),
         auth_addresses: opened.addresses.0.clone(),
@@ -48,11 +48,13 @@ pub(crate) async fn bind(
     };
     let auth = instance.channel_as(SystemRole::Proxy, &opened.addresses)?;
     let entry = config.ssh.is_some().then(|| jump_entry(process, opened, identity, parts));
-    ProxyService::build(settings, parts.keeper.clone(), auth, entry)?
-        .trust_x_forwarded_for(config.trust_x_forwarded_for)
-        .bind()
-        .await
-        .context("proxy_service")
+    let service = ProxyService::build(settings, parts.keeper.clone(), auth, entry)?
+        .trust_x_forwarded_for(config.trust_x_forwarded_for);
+    let service = match edge::web_files(config)? {
+        Some(files) => service.web_files(files)?,
+        None => service,
+    };
+    service.bind().await.context("proxy_service")
 }
 
 fn jump_entry(

@@ -12,3 +12,4 @@ mod peering;
 mod relaying;
 mod stalling;
 mod upgrading;
+mod web_certificates;
