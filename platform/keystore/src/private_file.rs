@@ -41,7 +41,12 @@ fn temporary_beside(path: &Path) -> PathBuf {
 }
 
 fn write_and_rename(temporary: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(temporary)?;
+    // A file or link that somebody put there is neither followed nor written to.
+    match fs::remove_file(temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(temporary)?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(temporary, path)?;
@@ -65,6 +70,17 @@ mod tests {
         assert_eq!(read_private(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn h_a_link_in_the_way_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, elsewhere) = (dir.path().join("key"), dir.path().join("elsewhere"));
+        fs::write(&elsewhere, "untouched").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, temporary_beside(&path)).unwrap();
+        write_private(&path, b"secret").unwrap();
+        assert_eq!(fs::read(&elsewhere).unwrap(), b"untouched");
+        assert_eq!(read_private(&path).unwrap(), b"secret");
     }
 
     #[test]

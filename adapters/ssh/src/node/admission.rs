@@ -60,6 +60,8 @@ pub(crate) enum AdmissionError {
     Account(#[from] AccountError),
     #[error(transparent)]
     TooManyConnections(#[from] TooManyConnections),
+    #[error("the account that was found is another one than was asked for")]
+    OtherAccount,
     #[error("there is no verified policy yet")]
     NoPolicy,
     #[error("the agent is shutting down")]
@@ -75,6 +77,7 @@ impl AdmissionError {
             Self::Denied(denial) => Some(denial.user_text()),
             Self::Account(error) => Some(format!("access denied: {error}")),
             Self::TooManyConnections(error) => Some(format!("access denied: {error}")),
+            Self::OtherAccount => None,
             Self::NoPolicy => Some("this node has no policy yet; try again".to_owned()),
             Self::ShuttingDown => Some("this node is shutting down; try again".to_owned()),
         }
@@ -126,9 +129,11 @@ impl NodeConnection {
         let Candidate { attempt, principal, permissions, login, slot } = *candidate;
         // The policy may have changed while the name service was asked.
         let wall = core.clock.wall();
-        let decided = found
-            .map_err(AdmissionError::from)
-            .and_then(|account| Ok((account, self.decide(&principal, &login, wall)?)));
+        let decided =
+            found.map_err(AdmissionError::from).and_then(|account| match *account.login() == login {
+                true => Ok((account, self.decide(&principal, &login, wall)?)),
+                false => Err(AdmissionError::OtherAccount),
+            });
         match decided {
             Ok((account, permit)) => {
                 let terms = limits::terms(permit.options(), permit.certificate_ends());

@@ -11,6 +11,9 @@ use wayleave_sftp::{
 };
 use wayleave_ssh::{ChannelId, ChannelOpen, ChannelRequest, DataStream};
 
+/// Names in one directory that are taken from a node; one that goes on for ever ends here.
+const NAMES_MAX: usize = 1_000_000;
+
 /// One conversation.
 pub(crate) struct SftpSession {
     driver: NodeConnection,
@@ -221,7 +224,8 @@ impl SftpSession {
         let mut names = Vec::new();
         loop {
             match self.call(&Request::Readdir { handle: &handle }).await {
-                Ok(Reply::Names(more)) if !more.is_empty() => names.extend(more),
+                Ok(Reply::Names(more)) if !more.is_empty() && names.len() < NAMES_MAX => names.extend(more),
+                Ok(Reply::Names(more)) if !more.is_empty() => return Err(confused()),
                 Ok(Reply::Names(_)) => break,
                 Err(FileError::Status(status)) if status.code == StatusCode::EndOfFile => break,
                 Err(error) => return Err(error),
