@@ -20,6 +20,21 @@ pub const RANGE_ITEMS_MAX: usize = 1000;
 /// A page ends when it holds this many bytes of values; it has at least one item.
 pub const RANGE_BYTES_MAX: usize = 16 << 20;
 
+/// How much a backend takes at once. Those of one machine or of PostgreSQL take the most; etcd takes less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Largest value in bytes, at most [`VALUE_BYTES_MAX`].
+    pub value_bytes_max: usize,
+    /// Most bytes of values in one batch, at most [`BATCH_BYTES_MAX`].
+    pub batch_bytes_max: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { value_bytes_max: VALUE_BYTES_MAX, batch_bytes_max: BATCH_BYTES_MAX }
+    }
+}
+
 /// What the operations of a [`Backend`] return: boxed, so that the trait can be an object.
 pub type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
@@ -84,6 +99,14 @@ pub enum Condition {
     /// The key must stand at this revision; otherwise [`StoreError::Conflict`], or
     /// [`StoreError::NotFound`] if it is not there at all.
     RevisionIs(Key, Revision),
+}
+
+impl Condition {
+    pub(crate) fn key(&self) -> &Key {
+        match self {
+            Self::Absent(key) | Self::Exists(key) | Self::RevisionIs(key, _) => key,
+        }
+    }
 }
 
 /// One change of a batch. A batch touches a key once.
@@ -157,6 +180,11 @@ pub struct Committed {
 ///
 /// Somebody must call [`Backend::maintain`] about once a second.
 pub trait Backend: Send + Sync {
+    /// How much it takes at once.
+    fn bounds(&self) -> Bounds {
+        Bounds::default()
+    }
+
     /// The item at a key, or none.
     fn get(&self, key: &Key) -> StoreFuture<'_, Option<Item>>;
 
@@ -169,10 +197,10 @@ pub trait Backend: Send + Sync {
     fn batch(&self, conditions: Vec<Condition>, operations: Vec<Operation>) -> StoreFuture<'_, Committed>;
 
     /// A new lease. It ends when `ttl` passes without [`Backend::lease_keep_alive`]; then its keys go.
-    /// Opening a durable backend again gives every lease its full time anew.
+    /// Opening a backend again that nobody else has open may give every lease its full time anew.
     fn lease_grant(&self, ttl: Duration) -> StoreFuture<'_, LeaseId>;
 
-    /// Gives a lease its full time again. [`StoreError::LeaseNotFound`] once it has ended. Costs no write.
+    /// Gives a lease its full time again. [`StoreError::LeaseNotFound`] once it has ended. Takes no revision.
     fn lease_keep_alive(&self, lease: LeaseId) -> StoreFuture<'_, ()>;
 
     /// Ends a lease and deletes its keys, with events. Returns how many keys there were.
@@ -184,8 +212,8 @@ pub trait Backend: Send + Sync {
     fn watch(&self, prefix: &Key, from: Option<Revision>) -> StoreFuture<'_, Watch>;
 
     /// Ends leases whose time has run out and forgets history beyond its bounds. Idempotent; call it
-    /// about once a second. Returns how many keys of ended leases it deleted; bounded, so a large
-    /// number is spread over several calls.
+    /// about once a second. Returns how many keys of ended leases this call deleted; bounded, so a large
+    /// number is spread over several calls. Where the server ends leases by itself that is none.
     fn maintain(&self) -> StoreFuture<'_, usize>;
 
     /// Refuses new requests, finishes those accepted, ends watches and releases what is held.

@@ -33,8 +33,27 @@ pub trait Subject: Send + Sync {
     /// Lets time pass for leases.
     fn advance(&self, by: Duration) -> BoxFuture<'_, ()>;
 
+    /// How long leases live here; a server that keeps its own time need not be waited for so long.
+    fn lease_ttl(&self) -> Duration {
+        Duration::from_secs(20)
+    }
+
+    /// Who ends leases whose time has run out, and counts their keys.
+    fn expiry(&self) -> Expiry {
+        Expiry::Maintain
+    }
+
     /// Makes the backend forget the history that it has up to now.
     fn forget<'a>(&'a self, backend: &'a dyn Backend) -> BoxFuture<'a, Outcome>;
+}
+
+/// Who ends leases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// [`Backend::maintain`], which says how many keys went.
+    Maintain,
+    /// The server, a little later.
+    Server,
 }
 
 /// A backend that failed the suite.

@@ -41,6 +41,11 @@ impl Key {
         Ok(Self(text.into()))
     }
 
+    /// Above all keys: nothing is kept there, and everything is below it.
+    pub fn root() -> Self {
+        Self("".into())
+    }
+
     /// The key one segment below: `/nodes` and `web-1` give `/nodes/web-1`. A segment has no slash.
     pub fn child(&self, segment: &str) -> Result<Self, ParseKeyError> {
         if segment.contains('/') {
@@ -109,6 +114,15 @@ mod tests {
         for text in ["", "/", "nodes", "//", "/a//b", "/a/", "/a\nb", "/a\0", long.as_str()] {
             assert!(Key::parse(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn everything_is_below_the_root() {
+        let (root, web) = (Key::root(), Key::parse("/nodes/web-1").unwrap());
+        assert!(root.contains(&web) && root.contains(&root) && !web.contains(&root));
+        assert_eq!(root.child("nodes").unwrap().as_str(), "/nodes");
+        let (from, to) = root.below();
+        assert!(root < web && from.as_str() < web.as_str() && web.as_str() < to.as_str());
     }
 
     #[test]

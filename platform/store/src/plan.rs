@@ -1,8 +1,6 @@
 //! What a batch comes to, decided in one place for all backends, without touching any data.
 
-use crate::backend::{
-    BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, Condition, Item, Operation, Revision, VALUE_BYTES_MAX,
-};
+use crate::backend::{BATCH_OPERATIONS_MAX, Bounds, Condition, Item, Operation, Revision};
 use crate::error::StoreError;
 use crate::history::Event;
 use crate::key::Key;
@@ -40,24 +38,45 @@ pub(crate) struct Plan {
 
 impl Batch {
     pub(crate) fn new(conditions: Vec<Condition>, operations: Vec<Operation>) -> Result<Self, StoreError> {
+        Self::within(Bounds::default(), conditions, operations)
+    }
+
+    pub(crate) fn within(
+        bounds: Bounds,
+        conditions: Vec<Condition>,
+        operations: Vec<Operation>,
+    ) -> Result<Self, StoreError> {
         within("the batch's number of conditions", conditions.len(), BATCH_OPERATIONS_MAX)?;
         within("the batch's number of operations", operations.len(), BATCH_OPERATIONS_MAX)?;
         let mut keys = HashSet::with_capacity(operations.len());
         let mut bytes = 0_usize;
         for operation in &operations {
-            within("the value in bytes", operation.value_bytes(), VALUE_BYTES_MAX)?;
+            within("the value in bytes", operation.value_bytes(), bounds.value_bytes_max)?;
             bytes = bytes.saturating_add(operation.value_bytes());
             if !keys.insert(operation.key()) {
                 return Err(StoreError::Invalid { reason: "a batch touches a key once only" });
             }
         }
-        within("the batch's values in bytes", bytes, BATCH_BYTES_MAX)?;
+        within("the batch's values in bytes", bytes, bounds.batch_bytes_max)?;
         Ok(Self { conditions, operations })
     }
 
     /// What it weighs in a queue, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.operations.iter().map(Operation::value_bytes).fold(0, usize::saturating_add)
+    }
+
+    /// The keys that it looks at or touches; some may come twice.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.conditions.iter().map(Condition::key).chain(self.operations.iter().map(Operation::key))
+    }
+
+    pub(crate) fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    pub(crate) fn operations(&self) -> &[Operation] {
+        &self.operations
     }
 
     /// Decides on the state before the batch; the events carry `revision`.

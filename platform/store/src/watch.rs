@@ -43,25 +43,39 @@ impl From<StoreError> for WatchError {
 
 /// A running watch. Dropping it ends it.
 pub struct Watch {
-    follower: Follower,
+    source: Box<dyn Source>,
+}
+
+/// Where a watch takes its changes from.
+pub(crate) trait Source: Send {
+    /// The next change, waiting for it; a dropped future loses nothing.
+    fn next(&mut self) -> BoxFuture<'_, Result<Change, WatchError>>;
+    /// Everything up to here has been delivered or does not concern the prefix.
+    fn cursor(&self) -> Revision;
+    /// What is watched.
+    fn prefix(&self) -> &Key;
 }
 
 impl Watch {
+    pub(crate) fn over(source: impl Source + 'static) -> Self {
+        Self { source: Box::new(source) }
+    }
+
     /// The next change, waiting for it. Cancel safe: a dropped future loses nothing.
     pub async fn next(&mut self) -> Result<Change, WatchError> {
-        self.follower.next().await
+        self.source.next().await
     }
 
     /// Everything up to here has been delivered or does not concern the prefix: a later watch from
     /// this revision goes on without a gap.
     pub fn revision(&self) -> Revision {
-        self.follower.cursor
+        self.source.cursor()
     }
 }
 
 impl std::fmt::Debug for Watch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Watch({} after {})", self.follower.prefix, self.follower.cursor)
+        write!(f, "Watch({} after {})", self.source.prefix(), self.source.cursor())
     }
 }
 
@@ -101,6 +115,8 @@ enum Scan {
 struct Head {
     revision: Revision,
     closed: bool,
+    /// How often other data has taken the place of what was followed.
+    lives: u64,
 }
 
 #[derive(Debug)]
@@ -122,7 +138,7 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) fn new(revision: Revision, changes_max: usize, bytes_max: usize) -> Self {
         let recent = Recent { changes: VecDeque::new(), bytes: 0, floor: revision };
-        let (head, _) = watch::channel(Head { revision, closed: false });
+        let (head, _) = watch::channel(Head { revision, closed: false, lives: 0 });
         Self { recent: Mutex::new(recent), head, changes_max, bytes_max }
     }
 
@@ -154,6 +170,23 @@ impl Hub {
             recent.drop_oldest();
         }
         recent.floor = recent.floor.max(upto);
+    }
+
+    /// Goes on at a revision of other data: who watches must start over.
+    pub(crate) fn restart(&self, revision: Revision) {
+        let mut recent = self.recent();
+        *recent = Recent { changes: VecDeque::new(), bytes: 0, floor: revision };
+        self.head.send_modify(|head| {
+            head.revision = revision;
+            head.lives = head.lives.saturating_add(1);
+        });
+    }
+
+    /// Completes when everything up to `revision` is published, or when it is closed.
+    pub(crate) async fn reached(&self, revision: Revision) {
+        let mut head = self.head.subscribe();
+        // An error says that nobody publishes any more.
+        let _ = head.wait_for(|head| head.closed || head.revision >= revision).await;
     }
 
     /// Ends all watches, once they have delivered what is there.
@@ -202,6 +235,7 @@ pub(crate) struct Follower {
     head: watch::Receiver<Head>,
     prefix: Key,
     cursor: Revision,
+    life: u64,
     past: VecDeque<Change>,
     /// Where the cursor goes when `past` is used up.
     past_upto: Revision,
@@ -215,14 +249,18 @@ impl Follower {
         from: Option<Revision>,
     ) -> Watch {
         let head = hub.head.subscribe();
-        let cursor = from.unwrap_or_else(|| head.borrow().revision);
+        let (now, life) = {
+            let head = head.borrow();
+            (head.revision, head.lives)
+        };
+        let cursor = from.unwrap_or(now);
         let hub = Arc::clone(hub);
         let past = VecDeque::new();
         let prefix = prefix.clone();
-        Watch { follower: Self { hub, archive, head, prefix, cursor, past, past_upto: cursor } }
+        Watch::over(Self { hub, archive, head, prefix, cursor, life, past, past_upto: cursor })
     }
 
-    async fn next(&mut self) -> Result<Change, WatchError> {
+    async fn next_change(&mut self) -> Result<Change, WatchError> {
         loop {
             if let Some(change) = self.past.pop_front() {
                 self.cursor = change.revision;
@@ -230,7 +268,10 @@ impl Follower {
             }
             self.cursor = self.cursor.max(self.past_upto);
             // Seen before looking: a commit in between rings again.
-            let closed = self.head.borrow_and_update().closed;
+            let Head { closed, lives, .. } = *self.head.borrow_and_update();
+            if lives != self.life {
+                return Err(WatchError::Compacted { from: self.cursor });
+            }
             match self.hub.scan(&self.prefix, self.cursor) {
                 Scan::Found(change) => {
                     self.cursor = change.revision;
@@ -251,5 +292,19 @@ impl Follower {
                 return Err(WatchError::Closed);
             }
         }
+    }
+}
+
+impl Source for Follower {
+    fn next(&mut self) -> BoxFuture<'_, Result<Change, WatchError>> {
+        Box::pin(self.next_change())
+    }
+
+    fn cursor(&self) -> Revision {
+        self.cursor
+    }
+
+    fn prefix(&self) -> &Key {
+        &self.prefix
     }
 }

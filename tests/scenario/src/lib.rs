@@ -9,14 +9,17 @@
 
 mod binary;
 mod canary;
+mod certificates;
 mod checks;
 mod cluster;
 mod config_file;
 mod daemon;
 mod echo_server;
+mod etcd_server;
 mod forwarder;
 mod one_time_code;
 mod port;
+mod postgres_server;
 mod process_tree;
 mod program;
 mod scene;
@@ -26,14 +29,17 @@ mod wait;
 
 pub use binary::{way, wayleave};
 pub use canary::{canary, is_canary_in, note_canary};
+pub use certificates::Certificates;
 pub use checks::Checks;
 pub use cluster::{Cluster, ClusterBuilder, Invitation, Node, Proxy};
 pub use config_file::{AuthFile, NodeFile, ProxyFile, Way};
 pub use daemon::Daemon;
 pub use echo_server::EchoServer;
+pub use etcd_server::EtcdServer;
 pub use forwarder::{Forwarder, Manner};
 pub use one_time_code::OneTimeCodes;
 pub use port::free_port;
+pub use postgres_server::PostgresServer;
 pub use process_tree::{command_line, descendants, is_alive, listening_ports};
 pub use program::{Output, Program, Running};
 pub use scene::Scene;

@@ -15,7 +15,7 @@ struct Need {
     package: &'static str,
 }
 
-const NEEDS: [Need; 8] = [
+const NEEDS: [Need; 11] = [
     Need { program: "ssh", package: "openssh-client" },
     Need { program: "ssh-keygen", package: "openssh-client" },
     Need { program: "sftp", package: "openssh-client" },
@@ -24,10 +24,16 @@ const NEEDS: [Need; 8] = [
     Need { program: "ansible", package: "ansible-core" },
     Need { program: "tmux", package: "tmux" },
     Need { program: "sqlite3", package: "sqlite3" },
+    Need { program: "initdb", package: "postgresql" },
+    Need { program: "etcd", package: "etcd-server" },
+    Need { program: "etcdctl", package: "etcd-client" },
 ];
 
 /// Where servers are, which the PATH of a plain user leaves out.
 const SERVER_DIRECTORIES: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
+
+/// Where PostgreSQL is, below its version.
+const POSTGRESQL_VERSIONS: &str = "/usr/lib/postgresql";
 
 /// How long to wait for another package manager, in seconds.
 const LOCK_WAIT: &str = "DPkg::Lock::Timeout=300";
@@ -63,7 +69,12 @@ fn programs(needs: &[&Need]) -> String {
 fn find(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let servers = SERVER_DIRECTORIES.iter().map(|directory| Path::new(directory).to_owned());
-    std::env::split_paths(&path).chain(servers).any(|directory| directory.join(program).is_file())
+    let databases = std::fs::read_dir(POSTGRESQL_VERSIONS).into_iter().flatten().flatten();
+    let databases = databases.map(|version| version.path().join("bin"));
+    std::env::split_paths(&path)
+        .chain(servers)
+        .chain(databases)
+        .any(|directory| directory.join(program).is_file())
 }
 
 /// True when the packages were installed. The lists are fetched when there are none, or when they are too

@@ -1,7 +1,7 @@
 //! Leases: keys that go when their owner does.
 
-use super::{Check, Outcome, Subject, bytes, equal, holds, key, keys, list, next, refused, silent};
-use crate::{LEASE_TTL_MAX, LeaseId, StoreError};
+use super::{Check, Expiry, Outcome, Subject, bytes, equal, holds, key, keys, list, next, refused, silent};
+use crate::{Backend, Key, LEASE_TTL_MAX, LeaseId, StoreError};
 use futures::future::FutureExt as _;
 use std::time::Duration;
 
@@ -13,14 +13,36 @@ pub(super) const CHECKS: [(&str, Check); 5] = [
     ("leases live through opening again", |s| reopened(s).boxed()),
 ];
 
-const TTL: Duration = Duration::from_secs(20);
-const HALF: Duration = Duration::from_secs(11);
+/// A little more than half of the time that a lease has.
+fn half(subject: &dyn Subject) -> Duration {
+    subject.lease_ttl() * 11 / 20
+}
+
+/// Sees to it that `count` keys of ended leases below `prefix` are gone, and all of them by this.
+async fn wait_ended(
+    subject: &dyn Subject,
+    backend: &dyn Backend,
+    prefix: &Key,
+    count: usize,
+    left: usize,
+) -> Outcome {
+    match subject.expiry() {
+        Expiry::Maintain => equal("its keys go", backend.maintain().await?, count)?,
+        Expiry::Server => {
+            let mut watch = backend.watch(prefix, None).await?;
+            while list(backend, prefix, 10).await?.len() > left {
+                watch.next().await?;
+            }
+        }
+    }
+    equal("once", backend.maintain().await?, 0)
+}
 
 async fn expiry(subject: &dyn Subject) -> Outcome {
     let backend = subject.open().await?;
     let routes = key("/routes")?;
     let stays = routes.child("stays")?;
-    let lease = backend.lease_grant(TTL).await?;
+    let lease = backend.lease_grant(subject.lease_ttl()).await?;
     for name in ["a", "b"] {
         backend.put(&routes.child(name)?, bytes("x"), Some(lease)).await?;
     }
@@ -32,15 +54,14 @@ async fn expiry(subject: &dyn Subject) -> Outcome {
     )?;
     let mut watch = backend.watch(&routes, None).await?;
     equal("nothing to do yet", backend.maintain().await?, 0)?;
-    subject.advance(HALF).await;
+    subject.advance(half(subject)).await;
     equal("still nothing", backend.maintain().await?, 0)?;
-    subject.advance(HALF).await;
+    subject.advance(half(subject)).await;
     let dead = backend.lease_keep_alive(lease).await;
     refused!("reviving the dead", dead, StoreError::LeaseNotFound { lease: id } if id == lease)?;
     let late = backend.put(&stays, bytes("y"), Some(lease)).await;
     refused!("tying to the dead", late, StoreError::LeaseNotFound { .. })?;
-    equal("its keys go", backend.maintain().await?, 2)?;
-    equal("once", backend.maintain().await?, 0)?;
+    wait_ended(subject, &*backend, &routes, 2, 1).await?;
     equal("what is left", keys(&list(&*backend, &routes, 10).await?), vec![stays.as_str()])?;
     let (revision, events) = next(&mut watch).await?;
     holds("the end takes a revision", revision > last)?;
@@ -51,12 +72,13 @@ async fn expiry(subject: &dyn Subject) -> Outcome {
 async fn keep_alive(subject: &dyn Subject) -> Outcome {
     let backend = subject.open().await?;
     let a = key("/a")?;
-    let (kept, left) = (backend.lease_grant(TTL).await?, backend.lease_grant(TTL).await?);
+    let (kept, left) =
+        (backend.lease_grant(subject.lease_ttl()).await?, backend.lease_grant(subject.lease_ttl()).await?);
     holds("leases differ", kept != left)?;
     backend.put(&a.child("kept")?, bytes("x"), Some(kept)).await?;
     backend.put(&a.child("left")?, bytes("x"), Some(left)).await?;
     for _ in 0..5 {
-        subject.advance(HALF).await;
+        subject.advance(half(subject)).await;
         backend.lease_keep_alive(kept).await?;
         backend.maintain().await?;
     }
@@ -72,7 +94,7 @@ async fn revoke(subject: &dyn Subject) -> Outcome {
     const KEYS: usize = 300;
     let backend = subject.open().await?;
     let a = key("/a")?;
-    let lease = backend.lease_grant(TTL).await?;
+    let lease = backend.lease_grant(subject.lease_ttl()).await?;
     for n in 0..KEYS {
         backend.put(&a.child(&n.to_string())?, bytes("x"), Some(lease)).await?;
     }
@@ -87,7 +109,7 @@ async fn revoke(subject: &dyn Subject) -> Outcome {
     }
     equal("an event for each", events, KEYS)?;
     silent(&*backend, &mut watch, &a).await?;
-    let other = backend.lease_grant(TTL).await?;
+    let other = backend.lease_grant(subject.lease_ttl()).await?;
     holds("ids are never used again", other != lease)?;
     equal("a lease without keys", backend.lease_revoke(other).await?, 0)
 }
@@ -95,7 +117,8 @@ async fn revoke(subject: &dyn Subject) -> Outcome {
 async fn rebinding(subject: &dyn Subject) -> Outcome {
     let backend = subject.open().await?;
     let a = key("/a")?;
-    let (first, second) = (backend.lease_grant(TTL).await?, backend.lease_grant(TTL).await?);
+    let (first, second) =
+        (backend.lease_grant(subject.lease_ttl()).await?, backend.lease_grant(subject.lease_ttl()).await?);
     for name in ["moved", "freed", "swapped", "made-again"] {
         backend.put(&a.child(name)?, bytes("1"), Some(first)).await?;
     }
@@ -119,21 +142,22 @@ async fn rebinding(subject: &dyn Subject) -> Outcome {
 async fn reopened(subject: &dyn Subject) -> Outcome {
     let backend = subject.open().await?;
     let a = key("/a")?;
-    let (kept, ended) = (backend.lease_grant(TTL).await?, backend.lease_grant(TTL).await?);
+    let (kept, ended) =
+        (backend.lease_grant(subject.lease_ttl()).await?, backend.lease_grant(subject.lease_ttl()).await?);
     backend.put(&a, bytes("x"), Some(kept)).await?;
     backend.lease_revoke(ended).await?;
     let Some(backend) = subject.reopen(backend).await? else {
         return Ok(());
     };
     refused!("the ended one", backend.lease_keep_alive(ended).await, StoreError::LeaseNotFound { .. })?;
-    let next = backend.lease_grant(TTL).await?;
+    let next = backend.lease_grant(subject.lease_ttl()).await?;
     holds("ids go on", next != kept && next != ended)?;
-    subject.advance(HALF).await;
+    subject.advance(half(subject)).await;
     backend.maintain().await?;
     backend.lease_keep_alive(kept).await?;
-    subject.advance(HALF).await;
+    subject.advance(half(subject)).await;
     backend.maintain().await?;
     holds("it lives on", backend.get(&a).await?.is_some())?;
-    subject.advance(HALF).await;
-    equal("and ends as any other", backend.maintain().await?, 1)
+    subject.advance(half(subject)).await;
+    wait_ended(subject, &*backend, &a, 1, 0).await
 }

@@ -2,8 +2,8 @@
 
 use super::{Check, Outcome, Subject, bytes, equal, holds, key, keys, list, refused, value};
 use crate::{
-    BATCH_OPERATIONS_MAX, Condition, Item, Key, Operation, RANGE_BYTES_MAX, Revision, StoreError,
-    VALUE_BYTES_MAX,
+    BATCH_OPERATIONS_MAX, Condition, Item, Key, Operation, RANGE_BYTES_MAX, RANGE_ITEMS_MAX, Revision,
+    StoreError,
 };
 use bytes::Bytes;
 use futures::future::{FutureExt as _, join_all};
@@ -127,7 +127,7 @@ async fn bounds(subject: &dyn Subject) -> Outcome {
     backend.batch(vec![], most?).await?;
     let too_many: Result<Vec<_>, super::Failure> = many(BATCH_OPERATIONS_MAX + 1);
     refused!("too many", backend.batch(vec![], too_many?).await, StoreError::TooLarge { .. })?;
-    let huge = Bytes::from(vec![0; VALUE_BYTES_MAX + 1]);
+    let huge = Bytes::from(vec![0; backend.bounds().value_bytes_max + 1]);
     refused!("a huge value", backend.put(&a, huge, None).await, StoreError::TooLarge { .. })?;
     refused!("an empty page", backend.range(&a, None, 0).await, StoreError::Invalid { .. })?;
     equal("nothing was written", backend.get(&a).await?, None)
@@ -147,6 +147,8 @@ async fn range(subject: &dyn Subject) -> Outcome {
     for limit in [1, 2, 5, 6, 7, 100] {
         equal("all of them, in order", keys(&list(&*backend, &nodes, limit).await?), sorted.to_vec())?;
     }
+    let everything = list(&*backend, &Key::root(), 5).await?;
+    equal("all there is, below the root", everything.len(), inside.len() + others.len())?;
     let page = backend.range(&nodes, None, inside.len()).await?;
     holds("nothing is left behind a page that fits exactly", !page.more)?;
     let last = backend.put(&key("/elsewhere")?, bytes("x"), None).await?;
@@ -168,18 +170,19 @@ async fn range(subject: &dyn Subject) -> Outcome {
 async fn large(subject: &dyn Subject) -> Outcome {
     let backend = subject.open().await?;
     let snapshot = key("/snapshot")?;
-    let whole = Bytes::from(vec![7; VALUE_BYTES_MAX]);
+    let whole = Bytes::from(vec![7; backend.bounds().value_bytes_max]);
     backend.put(&snapshot, whole.clone(), None).await?;
     let read = backend.get(&snapshot).await?.map(|item| item.value == whole);
-    equal("64 MiB come back", read, Some(true))?;
+    equal("the largest value comes back", read, Some(true))?;
     backend.delete(&snapshot).await?;
-    let part = Bytes::from(vec![7; RANGE_BYTES_MAX / 2 + 1]);
-    for name in ["a", "b", "c"] {
-        backend.put(&snapshot.child(name)?, part.clone(), None).await?;
+    let part = Bytes::from(vec![7; backend.bounds().value_bytes_max.min(RANGE_BYTES_MAX / 2 + 1)]);
+    let fit = RANGE_BYTES_MAX.div_ceil(part.len());
+    for number in 0..=fit {
+        backend.put(&snapshot.child(&format!("{number:03}"))?, part.clone(), None).await?;
     }
-    let page = backend.range(&snapshot, None, 10).await?;
-    equal("a page ends when it is heavy", (page.items.len(), page.more), (2, true))?;
-    equal("the rest follows", list(&*backend, &snapshot, 10).await?.len(), 3)
+    let page = backend.range(&snapshot, None, RANGE_ITEMS_MAX).await?;
+    equal("a page ends when it is heavy", (page.items.len(), page.more), (fit, true))?;
+    equal("the rest follows", list(&*backend, &snapshot, RANGE_ITEMS_MAX).await?.len(), fit + 1)
 }
 
 async fn racing(subject: &dyn Subject) -> Outcome {

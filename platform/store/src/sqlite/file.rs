@@ -140,6 +140,22 @@ pub(super) fn open(directory: &Path) -> Result<Files, OpenError> {
     Ok(Files { path, writer, reader, head, leases, history, lock })
 }
 
+/// Copies the file at one moment. The lock is not taken: whoever has it goes on writing.
+pub(super) fn copy(directory: &Path, into: &Path) -> Result<(), OpenError> {
+    let path = directory.join(FILE_NAME);
+    let metadata = path.metadata();
+    let metadata = metadata.map_err(|source| OpenError::Io { doing: "read", path: path.clone(), source })?;
+    private(&path, metadata.mode() & 0o777, FILE_MODE)?;
+    prepare_directory(into)?;
+    let source = connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    check(&source, &path)?;
+    let target = into.join(FILE_NAME);
+    prepare_file(into, &target)?;
+    let text = target.to_string_lossy();
+    source.execute("VACUUM INTO ?1", [&*text]).map_err(|error| failure(&path, "copy", error))?;
+    Ok(())
+}
+
 fn prepare_directory(directory: &Path) -> Result<(), OpenError> {
     let io = |doing| move |source| OpenError::Io { doing, path: directory.to_owned(), source };
     let mut builder = DirBuilder::new();

@@ -125,6 +125,14 @@ impl SqliteBackend {
         Ok(Self { path, clock, writes, reads, leases, hub, closed })
     }
 
+    /// Copies a backend as it is at one moment into an empty directory, also while another process has it open. Blocks.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; a directory without a backend is one of them.
+    pub fn copy(directory: &Path, into: &Path) -> Result<(), OpenError> {
+        file::copy(directory, into)
+    }
+
     /// The database file.
     pub fn path(&self) -> &Path {
         &self.path
