@@ -1,11 +1,11 @@
 //! `wayleave configure`: a commented configuration file for chosen roles.
 
 use crate::cli::{EXIT_USAGE, print_error, write_out};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use wayleave_config::{CaPin, Config, SampleOptions, Service, ValueOrPath};
+use wayleave_config::{CaPin, Config, SampleOptions, SampleStorage, Service, ValueOrPath};
 use wayleave_vocab::{ClusterName, HostPort, NodeName, Secret};
 
 /// What the file shall say.
@@ -41,6 +41,9 @@ pub(crate) struct ConfigureArgs {
     /// Address of a proxy, for a process that joins through it
     #[arg(long)]
     proxy: Option<String>,
+    /// Backend of the Auth Service: sqlite, postgresql or etcd
+    #[arg(long, default_value = "sqlite")]
+    storage: String,
     /// Write to this file instead of standard output; an existing file is kept
     #[arg(short, long)]
     output: Option<PathBuf>,
@@ -78,6 +81,12 @@ fn options(args: ConfigureArgs) -> anyhow::Result<SampleOptions> {
         path if path.is_absolute() => ValueOrPath::Path(path),
         _ => ValueOrPath::Value(Secret::new(text)),
     });
+    let storage = match args.storage.as_str() {
+        "sqlite" => SampleStorage::Sqlite,
+        "postgresql" => SampleStorage::Postgresql,
+        "etcd" => SampleStorage::Etcd,
+        other => bail!("--storage: there are sqlite, postgresql and etcd, not {other:?}"),
+    };
     let ca_pins: Vec<CaPin> =
         args.ca_pins.iter().map(|pin| pin.parse()).collect::<Result<_, _>>().context("--ca-pin")?;
     Ok(SampleOptions {
@@ -90,6 +99,7 @@ fn options(args: ConfigureArgs) -> anyhow::Result<SampleOptions> {
         ca_pins,
         auth_server: address(args.auth_server, 3025)?,
         proxy_server: address(args.proxy, 443)?,
+        storage,
     })
 }
 

@@ -2,13 +2,17 @@
 
 use crate::cli::{StartArgs, write_out};
 use crate::edge;
+use crate::storage::Storage;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use wayleave_config::{Config, Upstream};
 use wayleave_net::connect_tcp;
+use wayleave_runtime::SystemClock;
+use wayleave_store::Key;
 use wayleave_vocab::HostPort;
 
 /// What was found.
@@ -58,6 +62,7 @@ fn check(config: &Config, report: &mut Report) {
     check_files(report);
     check_clock(report);
     check_upstream(config, report);
+    check_backend(config, report);
     if config.ssh.is_some() && !nix::unistd::geteuid().is_root() {
         report.bad(
             "this agent does not run as root",
@@ -167,5 +172,41 @@ fn check_upstream(config: &Config, report: &mut Report) {
             &format!("{:#}", anyhow::Error::new(error)),
             "check the name, the port and the firewall between here and there",
         ),
+    }
+}
+
+/// A backend on a server is opened and asked; one in a file may be in use, which is no problem.
+fn check_backend(config: &Config, report: &mut Report) {
+    if config.auth.is_none() {
+        return;
+    }
+    let storage = match Storage::configured(&config.instance.storage) {
+        Ok(storage) => storage,
+        Err(error) => {
+            report.bad(&format!("{error:#}"), "mend wayleave.storage, or the file that it points at");
+            return;
+        }
+    };
+    match &storage {
+        Storage::Memory => report.good("the backend is memory: everything is lost when Auth stops"),
+        Storage::Sqlite(_) => {}
+        Storage::Postgresql(_) | Storage::Etcd(_) => {
+            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+                return;
+            };
+            let opened = runtime.block_on(async {
+                let backend = storage.open(Arc::new(SystemClock::new())).await?;
+                backend.range(&Key::root(), None, 1).await?;
+                backend.close().await;
+                anyhow::Ok(())
+            });
+            match opened {
+                Ok(()) => report.good(&format!("{} answers", storage.shown())),
+                Err(error) => report.bad(
+                    &format!("{error:#}"),
+                    "check that the server runs, the address, the user and password, and the files of TLS",
+                ),
+            }
+        }
     }
 }

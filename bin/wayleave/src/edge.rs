@@ -114,18 +114,22 @@ pub(crate) fn web_files(config: &ProxyConfig) -> anyhow::Result<Option<WebFiles>
         .map(Some)
 }
 
-fn secret(value: &ValueOrPath<Secret>, key: &str) -> anyhow::Result<Secret> {
+/// A secret as written, or from the file that holds it.
+pub(crate) fn secret(value: &ValueOrPath<Secret>, key: &str) -> anyhow::Result<Secret> {
     match value {
         ValueOrPath::Value(secret) => Ok(secret.clone()),
-        ValueOrPath::Path(path) => {
-            let text = read_text(path).with_context(|| key.to_owned())?;
-            let text = text.trim();
-            if text.is_empty() {
-                bail!("{key}: {} is empty", path.display());
-            }
-            Ok(Secret::new(text.to_owned()))
-        }
+        ValueOrPath::Path(path) => secret_file(path, key),
     }
+}
+
+/// The secret that a file holds.
+pub(crate) fn secret_file(path: &Path, key: &str) -> anyhow::Result<Secret> {
+    let text = read_text(path).with_context(|| key.to_owned())?;
+    let text = text.trim();
+    if text.is_empty() {
+        bail!("{key}: {} is empty", path.display());
+    }
+    Ok(Secret::new(text.to_owned()))
 }
 
 fn read_text(path: &Path) -> anyhow::Result<String> {

@@ -1,9 +1,10 @@
 //! The process as a whole: `wayleave:`.
 
 use crate::section::Section;
+use crate::storage::{self, StorageConfig};
 use crate::value::{CaPin, LogOutput, ValueOrPath};
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use wayleave_vocab::{HostPort, NodeName, Secret};
 
@@ -112,18 +113,6 @@ pub struct ConnectionLimits {
     pub max_connections: NonZeroU32,
 }
 
-/// The backend.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StorageConfig {
-    /// The embedded database.
-    Sqlite {
-        /// Its directory, absolute.
-        directory: PathBuf,
-    },
-    /// Nothing durable.
-    Memory,
-}
-
 /// What runs in this process, as far as `wayleave:` depends on it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Services {
@@ -143,7 +132,7 @@ pub(crate) fn read(root: &Section<'_>, services: Services) -> Option<InstanceCon
     let shutdown_delay = section.duration("shutdown_delay");
     let shutdown_timeout = section.duration("shutdown_timeout");
     let connection_limits = read_limits(&section.section("connection_limits"));
-    let storage = read_storage(&section.section("storage"), data_dir.as_deref());
+    let storage = storage::read(&section.section("storage"), data_dir.as_deref());
     Some(InstanceConfig {
         nodename,
         data_dir: data_dir?,
@@ -234,26 +223,4 @@ fn read_limits(section: &Section<'_>) -> Option<ConnectionLimits> {
 /// The table bounds the number, so that this never loses one.
 fn non_zero(number: u64) -> Option<NonZeroU32> {
     u32::try_from(number).ok().and_then(NonZeroU32::new)
-}
-
-fn read_storage(section: &Section<'_>, data_dir: Option<&Path>) -> Option<StorageConfig> {
-    #[derive(Clone, Copy, PartialEq)]
-    enum Type {
-        Sqlite,
-        Memory,
-    }
-    let options = [("sqlite", Type::Sqlite), ("dir", Type::Sqlite), ("memory", Type::Memory)];
-    let storage_type = section.choice("type", &options);
-    let path = section.path("path");
-    match storage_type? {
-        Type::Memory if section.place_of("path").is_some() => {
-            section.refuse("path", "a path with type: memory", "no path, or type: sqlite");
-            None
-        }
-        Type::Memory => Some(StorageConfig::Memory),
-        Type::Sqlite => {
-            let directory = path.or_else(|| data_dir.map(|directory| directory.join("backend")));
-            Some(StorageConfig::Sqlite { directory: directory? })
-        }
-    }
 }

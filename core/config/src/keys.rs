@@ -73,6 +73,8 @@ pub(crate) enum Kind {
     Labels,
     /// A list of words.
     Words,
+    /// A list of URLs.
+    Urls,
     /// A secret, or the absolute path of the file that holds it.
     Secret,
     /// Static tokens.
@@ -106,6 +108,7 @@ impl Kind {
             Self::Networks => "a list of networks such as 10.0.0.0/8".to_owned(),
             Self::Labels => "a map of label to value".to_owned(),
             Self::Words => "a list of words: a program and its arguments".to_owned(),
+            Self::Urls => "a list of addresses such as https://etcd-1.example.com:2379".to_owned(),
             Self::Secret => "a value, or the absolute path of a file that holds it".to_owned(),
             Self::Tokens => "a list of \"roles:secret\", \"roles:/path\" or /path".to_owned(),
             Self::Pins => {
@@ -123,6 +126,7 @@ impl Kind {
             Self::Networks => "a network such as 10.0.0.0/8".to_owned(),
             Self::Labels => "a label's text".to_owned(),
             Self::Words => "a word".to_owned(),
+            Self::Urls => "an address such as https://etcd-1.example.com:2379".to_owned(),
             Self::Tokens => "\"roles:secret\", \"roles:/path\" or /path".to_owned(),
             Self::Pins => {
                 "sha256: and 64 hexadecimal digits, or the absolute path of a file with it".to_owned()
@@ -163,7 +167,6 @@ const WORDS_ELSEWHERE: &[(&str, &[&str], &str)] = &[
         ],
         "this join method comes with a later release",
     ),
-    ("wayleave.storage.type", &["etcd", "postgresql"], "this backend comes with a later release"),
     (
         "wayleave.storage.type",
         &["dynamodb", "firestore", "cosmosdb", "spanner", "cockroachdb"],

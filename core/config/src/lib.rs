@@ -21,6 +21,7 @@ mod reference;
 mod sample;
 mod section;
 mod ssh;
+mod storage;
 mod value;
 mod yaml;
 
@@ -28,12 +29,12 @@ pub use auth::{AuthConfig, LockingMode, ParseStaticTokenError, StaticToken};
 pub use config::Config;
 pub use error::{ConfigError, ConfigErrors, ERRORS_MAX};
 pub use instance::{
-    ConnectionLimits, InstanceConfig, JoinConfig, JoinMethod, LogConfig, LogFormat, LogSeverity,
-    StorageConfig, Upstream,
+    ConnectionLimits, InstanceConfig, JoinConfig, JoinMethod, LogConfig, LogFormat, LogSeverity, Upstream,
 };
 pub use proxy::{KeyPairFiles, PeerConfig, ProxyConfig, ProxyProtocol, ProxySshConfig};
 pub use reference::reference_markdown;
-pub use sample::{ParseServiceError, SampleOptions, Service};
+pub use sample::{ParseServiceError, SampleOptions, SampleStorage, Service};
 pub use ssh::{CommandLabel, LabelName, SshConfig};
+pub use storage::{EtcdStorage, StorageConfig};
 pub use value::{CaPin, LogOutput, ParseCaPinError, ValueOrPath};
 pub use yaml::{DEPTH_MAX, FILE_BYTES_MAX, NODES_MAX, TEXT_BYTES_MAX};

@@ -41,6 +41,18 @@ impl FromStr for Service {
     }
 }
 
+/// The backend that a file with Auth names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SampleStorage {
+    /// The embedded database.
+    #[default]
+    Sqlite,
+    /// A PostgreSQL database.
+    Postgresql,
+    /// A cluster of etcd.
+    Etcd,
+}
+
 /// What the file should say.
 #[derive(Debug, Clone, Default)]
 pub struct SampleOptions {
@@ -62,6 +74,8 @@ pub struct SampleOptions {
     pub auth_server: Option<HostPort>,
     /// `wayleave.proxy_server`, for an agent.
     pub proxy_server: Option<HostPort>,
+    /// `wayleave.storage`, where Auth runs.
+    pub storage: SampleStorage,
 }
 
 impl Config {
@@ -105,8 +119,34 @@ fn instance(file: &mut Writer, options: &SampleOptions, has_auth: bool, has_prox
     file.line(2, "# How long a drain waits for sessions to end.");
     file.line(2, "shutdown_timeout: 5m");
     if has_auth {
-        file.line(2, "storage:");
-        file.line(4, "type: sqlite                 # embedded, below data_dir");
+        storage(file, options.storage);
+    }
+}
+
+fn storage(file: &mut Writer, storage: SampleStorage) {
+    file.line(2, "storage:");
+    match storage {
+        SampleStorage::Sqlite => {
+            file.line(4, "type: sqlite                 # embedded, below data_dir; several Auth Services need a server");
+        }
+        SampleStorage::Postgresql => {
+            file.line(4, "type: postgresql");
+            file.line(4, "# postgresql://user:password@host:5432/wayleave, or the absolute path of a file that holds it.");
+            file.line(4, "conn_string: /etc/wayleave/postgresql");
+        }
+        SampleStorage::Etcd => {
+            file.line(4, "type: etcd");
+            file.line(4, "# The members. CHANGE THIS.");
+            file.line(4, "peers:");
+            file.line(6, "- https://etcd-1.example.com:2379");
+            file.line(4, "prefix: /wayleave");
+            file.line(
+                4,
+                "# tls_ca_file: /etc/wayleave/etcd-ca.pem       # the system's authorities when left out",
+            );
+            file.line(4, "# tls_cert_file: /etc/wayleave/etcd.pem        # goes with tls_key_file");
+            file.line(4, "# tls_key_file: /etc/wayleave/etcd.key");
+        }
     }
 }
 

@@ -215,6 +215,15 @@ impl<'a> Section<'a> {
         self.read(key, Kind::Secret, |field, node| field.text(node, parse_secret))
     }
 
+    /// A list of URLs, or one.
+    pub(crate) fn urls(&self, key: &str) -> Vec<String> {
+        self.read_list(key, Kind::Urls, true, |text| {
+            let is_url = text.starts_with("https://") || text.starts_with("http://");
+            let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+            if is_url && is_plain { Ok(text.to_owned()) } else { Err("it is no such address".to_owned()) }
+        })
+    }
+
     /// A list of static tokens, each read by `parse`.
     pub(crate) fn tokens<T>(&self, key: &str, parse: fn(&str) -> Result<T, String>) -> Vec<T> {
         self.read_list(key, Kind::Tokens, true, parse)

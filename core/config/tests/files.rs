@@ -3,11 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use wayleave_config::{
-    Config, LockingMode, LogFormat, LogOutput, LogSeverity, ProxyProtocol, SampleOptions, Service,
-    StaticToken, StorageConfig, Upstream, ValueOrPath,
+    Config, LockingMode, LogFormat, LogOutput, LogSeverity, ProxyProtocol, SampleOptions, SampleStorage,
+    Service, StaticToken, StorageConfig, Upstream, ValueOrPath,
 };
 use wayleave_vocab::{Secret, SystemRole, TunnelStrategy};
 
@@ -25,7 +25,8 @@ fn a_file_of_the_field_loads() {
     assert_eq!(instance.log.output, LogOutput::File("/var/log/teleport.log".into()));
     assert_eq!(instance.log.format, LogFormat::Json);
     assert_eq!(instance.upstream, Upstream::LocalAuth { auth_server: None, proxy_server: None });
-    assert_eq!(instance.storage, StorageConfig::Sqlite { directory: "/var/lib/teleport/backend".into() });
+    let StorageConfig::Sqlite { directory } = &instance.storage else { panic!("{:?}", instance.storage) };
+    assert_eq!(directory, Path::new("/var/lib/teleport/backend"));
     assert_eq!(instance.connection_limits.max_connections.get(), 65_000);
     assert_eq!(instance.ca_pins.len(), 2);
 
@@ -206,6 +207,22 @@ fn full_options(services: BTreeSet<Service>) -> SampleOptions {
         ca_pins: vec![format!("sha256:{}", "ab".repeat(32)).parse().unwrap()],
         auth_server: None,
         proxy_server: Some("[2001:db8::1]:443".parse().unwrap()),
+        storage: SampleStorage::Postgresql,
+    }
+}
+
+#[test]
+fn every_backend_that_configure_writes_parses_back() {
+    for storage in [SampleStorage::Sqlite, SampleStorage::Postgresql, SampleStorage::Etcd] {
+        let services = BTreeSet::from([Service::Auth]);
+        let text = Config::configure(&SampleOptions { services, storage, ..SampleOptions::default() });
+        let read = parse(&text).instance.storage;
+        let is_it = match storage {
+            SampleStorage::Sqlite => matches!(read, StorageConfig::Sqlite { .. }),
+            SampleStorage::Postgresql => matches!(read, StorageConfig::Postgresql { .. }),
+            SampleStorage::Etcd => matches!(&read, StorageConfig::Etcd(etcd) if etcd.has_tls()),
+        };
+        assert!(is_it, "{text}\n{read:?}");
     }
 }
 

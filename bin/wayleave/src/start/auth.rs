@@ -2,20 +2,18 @@
 
 use super::Process;
 use crate::edge;
+use crate::storage::Storage;
 use anyhow::Context;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use wayleave_auth::{AuthService, LocalApi};
-use wayleave_config::{AuthConfig, LockingMode, StorageConfig};
+use wayleave_config::{AuthConfig, LockingMode};
 use wayleave_resource::{AuthPreferenceSpec, NetworkingSpec};
-use wayleave_runtime::{Clock, Shutdown, TaskGroup};
-use wayleave_store::{Backend, HistoryLimits, MemoryBackend, SqliteBackend, SqliteOptions};
+use wayleave_runtime::{Shutdown, TaskGroup};
+use wayleave_store::Backend;
 use wayleave_vocab::Ttl;
-
-/// How often leases are looked after.
-const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The Auth Service, running.
 pub(crate) struct RunningAuth {
@@ -29,7 +27,8 @@ pub(crate) struct RunningAuth {
 pub(crate) async fn start(process: &Process, config: &AuthConfig) -> anyhow::Result<RunningAuth> {
     let instance = &process.config.instance;
     make_data_dir(&instance.data_dir)?;
-    let (backend, backend_name) = open_backend(process)?;
+    let storage = Storage::configured(&instance.storage)?;
+    let backend = storage.open(process.clock.clone()).await?;
     let node_name = edge::node_name(instance)?;
     let cluster = edge::cluster_name(config.cluster_name.as_ref(), &node_name)?;
     let mut settings = wayleave_auth::AuthConfig::new(cluster, instance.data_dir.clone(), node_name);
@@ -41,7 +40,7 @@ pub(crate) async fn start(process: &Process, config: &AuthConfig) -> anyhow::Res
     settings.authentication = config.states_authentication.then(|| authentication(config));
     settings.limits.connections_max =
         usize::try_from(instance.connection_limits.max_connections.get()).unwrap_or(usize::MAX);
-    settings.backend_name = backend_name.to_owned();
+    settings.backend_name = storage.kind().to_owned();
     let service = AuthService::build(settings, backend.clone(), process.clock.clone())
         .await
         .context("the Auth Service cannot start")?;
@@ -49,7 +48,6 @@ pub(crate) async fn start(process: &Process, config: &AuthConfig) -> anyhow::Res
     let (address, api, shutdown) = (bound.address(), bound.local_api(), Shutdown::new());
     let tasks = TaskGroup::with_shutdown(shutdown.clone());
     tasks.spawn("auth", bound.run(shutdown.clone()));
-    tasks.spawn("backend maintenance", maintain(backend.clone(), shutdown.clone()));
     Ok(RunningAuth { tasks, shutdown, backend, address, api })
 }
 
@@ -74,18 +72,6 @@ impl RunningAuth {
     }
 }
 
-fn open_backend(process: &Process) -> anyhow::Result<(Arc<dyn Backend>, &'static str)> {
-    let clock: Arc<dyn Clock> = process.clock.clone();
-    Ok(match &process.config.instance.storage {
-        StorageConfig::Memory => (Arc::new(MemoryBackend::new(HistoryLimits::default(), clock)), "memory"),
-        StorageConfig::Sqlite { directory } => {
-            let backend = SqliteBackend::open(&SqliteOptions::new(directory.clone()), clock)
-                .context("the backend cannot be opened")?;
-            (Arc::new(backend), "sqlite")
-        }
-    })
-}
-
 fn networking(config: &AuthConfig) -> NetworkingSpec {
     NetworkingSpec {
         tunnel_strategy: config.tunnel_strategy.unwrap_or_default(),
@@ -105,15 +91,6 @@ fn authentication(config: &AuthConfig) -> AuthPreferenceSpec {
         default_session_ttl: Ttl(config.default_session_ttl),
         disconnect_expired_cert: config.disconnect_expired_cert,
         ..AuthPreferenceSpec::default()
-    }
-}
-
-async fn maintain(backend: Arc<dyn Backend>, shutdown: Shutdown) {
-    let mut timer = tokio::time::interval(MAINTENANCE_INTERVAL);
-    while shutdown.until(timer.tick()).await.is_some() {
-        if let Err(error) = backend.maintain().await {
-            tracing::warn!(%error, "the backend's leases were not looked after");
-        }
     }
 }
 
