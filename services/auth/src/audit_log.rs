@@ -116,7 +116,8 @@ impl AuditLog {
             return Err(RequestError::Invalid(format!("more than {EVENTS_PER_CALL_MAX} events in one call")));
         }
         let mut acknowledged = 0;
-        for together in events.chunks(EVENTS_TOGETHER_MAX) {
+        let bytes_max = records.backend().bounds().batch_bytes_max / 2;
+        for together in in_batches(events, bytes_max) {
             acknowledged = self.append_chunk(records, sender, together).await?;
         }
         Ok(acknowledged)
@@ -190,6 +191,22 @@ impl AuditLog {
         found.truncate(query.limit);
         Ok(found)
     }
+}
+
+/// Events in groups that are appended together: few enough, and light enough for one batch of the backend.
+fn in_batches(events: &[Envelope], bytes_max: usize) -> Vec<&[Envelope]> {
+    let (mut groups, mut rest) = (Vec::new(), events);
+    while !rest.is_empty() {
+        let mut bytes = 0_usize;
+        let fits = rest.iter().take(EVENTS_TOGETHER_MAX).take_while(|envelope| {
+            bytes = bytes.saturating_add(envelope.encode().len());
+            bytes <= bytes_max
+        });
+        let (group, later) = rest.split_at(fits.count().max(1));
+        groups.push(group);
+        rest = later;
+    }
+    groups
 }
 
 /// The entries from `start` on and before `end`; a page may hold fewer than are wanted when they are large.

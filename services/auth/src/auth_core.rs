@@ -23,6 +23,8 @@ pub(crate) struct AuthCore {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) records: Records,
     pub(crate) authorities: Arc<Authorities>,
+    /// Raised when the backend was restored or cloned.
+    pub(crate) generation: u64,
     /// This Auth Service as a process of the cluster.
     pub(crate) host_id: HostId,
     pub(crate) mirror: Arc<Mirror>,

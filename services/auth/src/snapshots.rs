@@ -6,7 +6,7 @@
 use crate::authorities::Authorities;
 use crate::keys;
 use crate::mirror::Mirror;
-use crate::records::Records;
+use crate::records::{Records, decode_resource};
 use crate::request_error::RequestError;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use wayleave_api::auth as wire;
 use wayleave_ca::{Digest, Head, SNAPSHOT_BYTES_MAX, SignedHead, Snapshot, SnapshotParts};
 use wayleave_resource::{Kind, Resource};
 use wayleave_runtime::{Clock, Shutdown};
-use wayleave_store::{Condition, Item, Operation, StoreError};
-use wayleave_vocab::PolicyRevision;
+use wayleave_store::{Bounds, Condition, Item, Operation, StoreError};
+use wayleave_vocab::{PolicyRevision, Wall};
 
 /// How often a head is signed.
 pub(crate) const HEAD_INTERVAL: Duration = Duration::from_secs(15);
@@ -26,6 +26,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Room for the signature and the message around the snapshot.
 const ENVELOPE_BYTES: usize = 64 * 1024;
 const ATTEMPTS_MAX: usize = 16;
+/// What policy is made of.
+const POLICY_KINDS: [Kind; 5] =
+    [Kind::Role, Kind::Lock, Kind::CertAuthority, Kind::ClusterAuthPreference, Kind::ClusterNetworkingConfig];
 
 /// What is published now.
 #[derive(Debug, Clone)]
@@ -37,28 +40,33 @@ pub(crate) struct Published {
 }
 
 /// The newest snapshot and head, for whoever serves them.
-pub(crate) struct Snapshots(watch::Sender<Option<Arc<Published>>>);
+pub(crate) struct Snapshots {
+    newest: watch::Sender<Option<Arc<Published>>>,
+    /// Largest snapshot that agents accept and the backend holds.
+    bytes_max: usize,
+}
 
 impl Snapshots {
-    pub(crate) fn new() -> Self {
-        Self(watch::channel(None).0)
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        let bytes_max = SNAPSHOT_BYTES_MAX.min(bounds.value_bytes_max).saturating_sub(ENVELOPE_BYTES);
+        Self { newest: watch::channel(None).0, bytes_max }
     }
 
     pub(crate) fn follow(&self) -> watch::Receiver<Option<Arc<Published>>> {
-        self.0.subscribe()
+        self.newest.subscribe()
     }
 
     pub(crate) fn current(&self) -> Option<Arc<Published>> {
-        self.0.borrow().clone()
+        self.newest.borrow().clone()
     }
 
     /// Refuses a write that would make the snapshot larger than agents accept.
     pub(crate) fn check_room(&self, more: usize) -> Result<(), RequestError> {
-        let now = self.0.borrow().as_ref().map_or(0usize, |published| published.snapshot.payload.len());
-        if now.saturating_add(more) > SNAPSHOT_BYTES_MAX - ENVELOPE_BYTES {
+        let now = self.newest.borrow().as_ref().map_or(0usize, |published| published.snapshot.payload.len());
+        if now.saturating_add(more) > self.bytes_max {
             return Err(RequestError::Invalid(format!(
-                "the policy of the cluster would exceed {} MiB: delete roles or locks that are not needed",
-                SNAPSHOT_BYTES_MAX >> 20
+                "the policy of the cluster would exceed {} KiB: delete roles or locks that are not needed",
+                self.bytes_max >> 10
             )));
         }
         Ok(())
@@ -85,22 +93,32 @@ pub enum PublishError {
     #[error("the stored policy snapshot is damaged: {0}")]
     Damaged(String),
     /// Too large.
-    #[error("the policy snapshot has {0} bytes, at most {SNAPSHOT_BYTES_MAX}")]
-    TooLarge(usize),
+    #[error("the policy snapshot has {bytes} bytes, at most {bytes_max}")]
+    TooLarge {
+        /// How many it has.
+        bytes: usize,
+        /// How many agents and the backend take.
+        bytes_max: usize,
+    },
     /// Others append all the time.
     #[error("the policy snapshot is being appended by too many at once")]
     Contended,
 }
 
 impl Publisher {
-    /// Publishes what the mirror holds: appends a snapshot if it differs from the stored one, and signs a head.
+    /// Publishes what the backend holds: appends a snapshot if it differs from the stored one, and signs a head.
+    ///
+    /// Not what the mirror holds: that may be behind what another instance has published, and a lock would be lifted
+    /// until it has caught up. What is read behind a snapshot is at least as new as what the snapshot was made of, and
+    /// it is only appended if no other came in between.
     pub(crate) async fn publish(&self) -> Result<(), PublishError> {
         for _ in 0..ATTEMPTS_MAX {
             let stored = self.stored().await?;
+            let resources = self.read_policy().await?;
             let revision = match &stored {
                 None => PolicyRevision { generation: self.generation, counter: 1 },
                 Some((snapshot, item)) => {
-                    let fresh = self.snapshot(snapshot.parts().revision, snapshot.parts().issued);
+                    let fresh = self.snapshot(&resources, snapshot.parts().revision, snapshot.parts().issued);
                     let same = fresh.encode() == snapshot.encode();
                     let at = snapshot.parts().revision;
                     if same && at.generation >= self.generation {
@@ -118,7 +136,7 @@ impl Publisher {
                     }
                 }
             };
-            let payload = self.encoded(&self.snapshot(revision, self.clock.wall()))?;
+            let payload = self.encoded(&self.snapshot(&resources, revision, self.clock.wall()))?;
             let key = keys::policy_snapshot();
             let condition = match &stored {
                 Some((_, item)) => Condition::RevisionIs(key.clone(), item.revision),
@@ -168,7 +186,17 @@ impl Publisher {
         Ok(Some((snapshot, item)))
     }
 
-    fn snapshot(&self, revision: PolicyRevision, issued: wayleave_vocab::Wall) -> Snapshot {
+    /// Everything that policy is made of. What cannot be read grants nothing; the mirror has reported it.
+    async fn read_policy(&self) -> Result<Vec<Resource>, StoreError> {
+        let mut resources = Vec::new();
+        for kind in POLICY_KINDS {
+            let (items, _) = self.records.items(&keys::resources_of(kind)).await?;
+            resources.extend(items.iter().filter_map(decode_resource));
+        }
+        Ok(resources)
+    }
+
+    fn snapshot(&self, resources: &[Resource], revision: PolicyRevision, issued: Wall) -> Snapshot {
         let mut parts = SnapshotParts {
             revision,
             cluster: self.authorities.cluster().clone(),
@@ -179,15 +207,8 @@ impl Publisher {
             auth_preference: Default::default(),
             networking: Default::default(),
         };
-        let kinds = [
-            Kind::Role,
-            Kind::Lock,
-            Kind::CertAuthority,
-            Kind::ClusterAuthPreference,
-            Kind::ClusterNetworkingConfig,
-        ];
-        for mirrored in kinds.into_iter().flat_map(|kind| self.mirror.all(kind)) {
-            match mirrored.resource.clone() {
+        for resource in resources {
+            match resource.clone() {
                 Resource::Role(role) => parts.roles.push(*role),
                 Resource::Lock(lock) => parts.locks.push(lock),
                 Resource::CertAuthority(authority) => parts.cas.push(authority),
@@ -201,8 +222,9 @@ impl Publisher {
 
     fn encoded(&self, snapshot: &Snapshot) -> Result<Vec<u8>, PublishError> {
         let payload = snapshot.encode();
-        if payload.len() > SNAPSHOT_BYTES_MAX - ENVELOPE_BYTES {
-            return Err(PublishError::TooLarge(payload.len()));
+        let bytes_max = self.snapshots.bytes_max;
+        if payload.len() > bytes_max {
+            return Err(PublishError::TooLarge { bytes: payload.len(), bytes_max });
         }
         Ok(payload)
     }
@@ -220,6 +242,6 @@ impl Publisher {
         let signature = signer.sign(&SignedHead::message(&payload));
         let head = wire::SignedHead { payload, signature };
         let snapshot = wire::PolicySnapshot { payload: snapshot, head: Some(head.clone()) };
-        self.snapshots.0.send_replace(Some(Arc::new(Published { revision, snapshot, head })));
+        self.snapshots.newest.send_replace(Some(Arc::new(Published { revision, snapshot, head })));
     }
 }
