@@ -1,13 +1,13 @@
 //! The command line of the daemon.
 
-use crate::{configure, demo, doctor, start};
+use crate::{backend, configure, demo, doctor, start};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Where the configuration is when nobody says otherwise.
-const CONFIG_FILE: &str = "/etc/wayleave.yaml";
+pub(crate) const CONFIG_FILE: &str = "/etc/wayleave.yaml";
 /// Exit code of a command line or configuration that cannot be understood.
 pub(crate) const EXIT_USAGE: u8 = 2;
 
@@ -36,6 +36,9 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Check a configuration and this machine, and say what to mend
     Doctor(StartArgs),
+    /// Back up, restore and move what the Auth Service keeps
+    #[command(subcommand)]
+    Backend(backend::BackendCommand),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -68,6 +71,7 @@ pub(crate) fn run(args: Vec<OsString>) -> ExitCode {
         Command::Start(args) => return start::run(&args),
         Command::Configure(args) => return configure::run(args),
         Command::Doctor(args) => return doctor::run(&args),
+        Command::Backend(command) => return backend::run(command),
         Command::Demo(args) => demo::run(args),
         Command::Version => write_out(&format!("wayleave {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completion { shell } => {

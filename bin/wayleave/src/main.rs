@@ -3,12 +3,14 @@
 //! Invoked as `way`, or as `wayleave client …`, it is the client. Invoked as `__child`, it is the process that becomes a
 //! user's session (see `platform/os`).
 
+mod backend;
 mod cli;
 mod configure;
 mod demo;
 mod doctor;
 mod edge;
 mod start;
+mod storage;
 
 use std::ffi::OsString;
 use std::path::Path;

@@ -20,6 +20,8 @@ use wayleave_vocab::{ClusterName, HostId, Wall};
 /// File that names this Auth instance, in `data_dir/auth`.
 const INSTANCE_FILE: &str = "instance.json";
 const ATTEMPTS_MAX: usize = 8;
+/// The generation of a cluster that was never restored or cloned.
+pub(crate) const FIRST_GENERATION: u64 = 1;
 
 /// What the cluster is, as stored.
 #[derive(Clone, Serialize, Deserialize)]
@@ -60,6 +62,9 @@ pub enum BootstrapError {
         /// What the configuration says.
         configured: ClusterName,
     },
+    /// A copy was begun and not ended.
+    #[error("the backend was not restored to its end: run `wayleave backend restore` or `clone` again")]
+    HalfRestored,
     /// The backend failed.
     #[error("the backend cannot be used")]
     Store(#[from] StoreError),
@@ -81,6 +86,9 @@ pub(crate) async fn bootstrap(
     now: Wall,
 ) -> Result<Bootstrapped, BootstrapError> {
     let host_id = instance_id(config)?;
+    if records.backend().get(&keys::restoring()).await?.is_some() {
+        return Err(BootstrapError::HalfRestored);
+    }
     let mut created = false;
     if read_cluster(records).await?.is_none() {
         created = create(config, records, now).await?;
@@ -119,7 +127,8 @@ async fn read_cluster(records: &Records) -> Result<Option<ClusterRecord>, Bootst
 /// Makes the cluster; false when somebody else did meanwhile.
 async fn create(config: &AuthConfig, records: &Records, now: Wall) -> Result<bool, BootstrapError> {
     let (_, mut operations) = Authorities::generate(&config.cluster_name, now)?;
-    let cluster = ClusterRecord { v: 1, name: config.cluster_name.clone(), generation: 1, created: now };
+    let cluster =
+        ClusterRecord { v: 1, name: config.cluster_name.clone(), generation: FIRST_GENERATION, created: now };
     operations.push(put(keys::cluster(), &cluster));
     operations.extend(presets().into_iter().map(|role| put_operation(&Resource::from(role))));
     operations.push(put_operation(&ClusterNetworkingConfig::default().into()));

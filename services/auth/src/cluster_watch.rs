@@ -29,6 +29,9 @@ const SLOW_WATCHER_DEADLINE: Duration = Duration::from_secs(30);
 /// How often it is looked whether the caller may still call.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(5);
 
+/// A backend takes fewer revisions in a second than these bits count.
+const REVISION_BITS: u32 = 24;
+
 /// The events of one watch.
 pub(crate) type ClusterEvents = mpsc::Receiver<Result<ClusterEvent, Status>>;
 
@@ -191,7 +194,8 @@ impl ClusterWatch {
     }
 
     async fn send(&self, revision: wayleave_store::Revision, event: Event) -> Result<(), Gone> {
-        let event = ClusterEvent { revision: revision.0, event: Some(event) };
+        let revision = told_revision(self.core.generation, revision);
+        let event = ClusterEvent { revision, event: Some(event) };
         match tokio::time::timeout(SLOW_WATCHER_DEADLINE, self.sender.send(Ok(event))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Gone),
@@ -201,6 +205,12 @@ impl ClusterWatch {
             }
         }
     }
+}
+
+/// Watchers keep order by what they are told, also when the backend was restored and its own revisions began again:
+/// they come behind the generation, which is a time of day in seconds.
+fn told_revision(generation: u64, revision: wayleave_store::Revision) -> u64 {
+    (generation << REVISION_BITS).saturating_add(revision.0)
 }
 
 fn networking(view: &PolicyView) -> Networking {

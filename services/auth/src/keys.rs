@@ -18,6 +18,29 @@ pub(crate) fn cluster() -> Key {
     family("/cluster")
 }
 
+/// Stands in a backend that a copy is being put into, until it is whole.
+pub(crate) fn restoring() -> Key {
+    family("/restoring")
+}
+
+/// Marks that a copy sets and deletes again to know how far it is.
+pub(crate) fn copy_marks() -> Key {
+    family("/copies")
+}
+
+pub(crate) fn copy_mark(number: u64) -> Key {
+    below(&copy_marks(), &number.to_string())
+}
+
+/// The Auth instances that run, each under its lease.
+pub(crate) fn auth_instances() -> Key {
+    family("/instances/auth")
+}
+
+pub(crate) fn auth_instance(id: HostId) -> Key {
+    below(&auth_instances(), &id.to_string())
+}
+
 /// Certificate authorities with their private keys.
 pub(crate) fn authority(purpose: &str) -> Key {
     below(&family("/authorities"), purpose)

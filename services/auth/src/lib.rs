@@ -18,6 +18,7 @@ mod config;
 mod connection;
 mod gate;
 mod housekeeping;
+mod instances;
 mod join;
 mod keys;
 mod listener;
@@ -44,6 +45,7 @@ mod slots;
 mod snapshots;
 mod token_secret;
 mod tokens;
+mod transfer;
 mod user_certificates;
 mod user_secrets;
 mod users;
@@ -58,3 +60,6 @@ pub use rate_limit::{RateLimit, TooManyCalls};
 pub use request_error::RequestError;
 pub use service::{AuthService, BoundAuthService, BuildError, StartError};
 pub use snapshots::PublishError;
+pub use transfer::{
+    BackupFile, BackupHeader, Copied, Existing, Progress, TransferError, backup, clone_backend, restore,
+};

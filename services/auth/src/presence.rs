@@ -4,6 +4,7 @@
 //! drains, its incarnation) is kept in labels under [`PREFIX`], so that one mirror carries it.
 
 use crate::auth_core::AuthCore;
+use crate::bootstrap::FIRST_GENERATION;
 use crate::join::HostRecord;
 use crate::keys;
 use crate::mirror::Mirrored;
@@ -157,7 +158,10 @@ impl AuthCore {
         let backend = self.records.backend();
         for _ in 0..ATTEMPTS_MAX {
             let stored = self.records.read::<Incarnation>(&key).await?;
-            let next = Incarnation(stored.as_ref().map_or(0, |stored| stored.value.0).saturating_add(1));
+            // What a restored backend has forgotten was less than its generation, which is a time of day.
+            let forgotten = if self.generation > FIRST_GENERATION { self.generation } else { 0 };
+            let before = stored.as_ref().map_or(0, |stored| stored.value.0).max(forgotten);
+            let next = Incarnation(before.saturating_add(1));
             let written = match stored {
                 Some(stored) => backend.compare_and_swap(&key, stored.revision, encode(&next)).await,
                 None => backend.create(&key, encode(&next), None).await,

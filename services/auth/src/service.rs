@@ -10,6 +10,7 @@ use crate::bootstrap::{BootstrapError, bootstrap};
 use crate::config::AuthConfig;
 use crate::gate::Gate;
 use crate::housekeeping;
+use crate::instances;
 use crate::listener::{Acceptors, Listener};
 use crate::local_api::LocalApi;
 use crate::mirror::Mirror;
@@ -119,7 +120,8 @@ impl AuthService {
         }
         let authorities = Arc::new(found.authorities);
         let (mirror, mirror_watch) = Mirror::load(&records, found.cluster.name.clone()).await?;
-        let (mirror, snapshots) = (Arc::new(mirror), Arc::new(Snapshots::new()));
+        let snapshots = Arc::new(Snapshots::new(records.backend().bounds()));
+        let mirror = Arc::new(mirror);
         let (routes, route_watch) = Routes::load(&records, clock.clone()).await?;
         let publisher = Publisher {
             records: records.clone(),
@@ -143,6 +145,7 @@ impl AuthService {
             noted_denials: RateLimiter::new(NOTED_DENIALS),
             no_secret: unknown_secret(),
             passwords: PasswordHasher::new(),
+            generation: found.cluster.generation,
             host_id: found.host_id,
             audit: log,
             routes: Arc::new(routes),
@@ -202,7 +205,8 @@ impl BoundAuthService {
         group.spawn("housekeeping", housekeeping::run(core.clone(), group.shutdown()));
         group.spawn("own certificate", renew(core.clone(), credentials, group.shutdown()));
         let reachable = reachable(address).to_string();
-        group.spawn("local admin", admin_identity::run(core.clone(), reachable, group.shutdown()));
+        group.spawn("local admin", admin_identity::run(core.clone(), reachable.clone(), group.shutdown()));
+        group.spawn("instance", instances::run(core.clone(), reachable, group.shutdown()));
         let slots = Slots::new(core.config.limits.connections_max, core.config.limits.strangers_max);
         let gate = Gate::new(core.clone(), services(&core, &group));
         let listener = Listener { socket, acceptors, gate, slots };

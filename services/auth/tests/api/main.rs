@@ -4,6 +4,7 @@
 
 mod access;
 mod auditing;
+mod copies;
 mod harness;
 mod joining;
 mod publishing;
