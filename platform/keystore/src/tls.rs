@@ -408,7 +408,10 @@ fn refused(error: IdentifyError) -> Error {
     let reason = match error {
         IdentifyError::Untrusted(webpki::Error::CertExpired { .. }) => CertificateError::Expired,
         IdentifyError::Untrusted(webpki::Error::CertNotValidYet { .. }) => CertificateError::NotValidYet,
-        IdentifyError::Untrusted(webpki::Error::UnknownIssuer) => CertificateError::UnknownIssuer,
+        // An authority of the same name with another key: a stranger all the same.
+        IdentifyError::Untrusted(
+            webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey,
+        ) => CertificateError::UnknownIssuer,
         other => CertificateError::Other(rustls::OtherError(Arc::new(other))),
     };
     Error::InvalidCertificate(reason)
@@ -416,4 +419,17 @@ fn refused(error: IdentifyError) -> Error {
 
 fn wrong_server() -> Error {
     Error::InvalidCertificate(CertificateError::NotValidForName)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn o_an_authority_of_the_same_name_with_another_key_is_a_stranger() {
+        let stranger = Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        for error in [webpki::Error::UnknownIssuer, webpki::Error::InvalidSignatureForPublicKey] {
+            assert_eq!(refused(IdentifyError::Untrusted(error)), stranger);
+        }
+    }
 }

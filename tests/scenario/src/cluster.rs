@@ -12,6 +12,7 @@ use crate::wait::{PATIENCE, wait_at_most, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The user whom every cluster has, with the role `access` and the logins `root` and `nobody`.
@@ -327,6 +328,31 @@ impl Cluster {
     pub fn add_node(&mut self, file: NodeFile) -> &mut Node {
         let config = self.scene.write(&format!("{}.yaml", file.name), file.text());
         let mut daemon = self.scene.daemon(&file.name, &config);
+        daemon.start();
+        self.nodes.push(Node { file, daemon });
+        self.nodes.last_mut().unwrap()
+    }
+
+    /// Writes an agent's file and starts it where there are more accounts than on this machine: lines for
+    /// `/etc/passwd` and `/etc/group`, which nobody else sees. Only root can.
+    pub fn add_node_with_accounts(&mut self, file: NodeFile, passwd: &str, group: &str) -> &mut Node {
+        let config = self.scene.write(&format!("{}.yaml", file.name), file.text());
+        let mounted = |name: &str, lines: &str| {
+            let text = std::fs::read_to_string(format!("/etc/{name}")).unwrap() + lines;
+            let copy = self.scene.write(&format!("etc-{name}"), text);
+            let mut permissions = std::fs::metadata(&copy).unwrap().permissions();
+            permissions.set_mode(0o644);
+            std::fs::set_permissions(&copy, permissions).unwrap();
+            format!("mount --bind '{}' /etc/{name}", copy.display())
+        };
+        let script = format!(
+            "{} && {} && exec {}",
+            mounted("passwd", passwd),
+            mounted("group", group),
+            self.scene.start_program(&config).shell_words()
+        );
+        let program = self.scene.program("unshare").args(["--mount", "sh", "-c", &script]);
+        let mut daemon = self.scene.daemon_by(&file.name, program);
         daemon.start();
         self.nodes.push(Node { file, daemon });
         self.nodes.last_mut().unwrap()

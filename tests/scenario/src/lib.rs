@@ -25,6 +25,7 @@ mod program;
 mod scene;
 mod ssh;
 mod terminal;
+mod tls_client;
 mod wait;
 
 pub use binary::{way, wayleave};
@@ -40,9 +41,12 @@ pub use forwarder::{Forwarder, Manner};
 pub use one_time_code::OneTimeCodes;
 pub use port::free_port;
 pub use postgres_server::PostgresServer;
-pub use process_tree::{command_line, descendants, is_alive, listening_ports};
+pub use process_tree::{
+    command_line, descendants, holds_in_memory, is_alive, listening_ports, resident_bytes,
+};
 pub use program::{Output, Program, Running};
 pub use scene::Scene;
 pub use ssh::Ssh;
 pub use terminal::Terminal;
+pub use tls_client::{TlsClient, is_timeout, tls_connect, tls_over, web_ping};
 pub use wait::{PATIENCE, wait_for, wait_until};

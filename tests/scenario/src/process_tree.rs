@@ -1,6 +1,7 @@
 //! What `/proc` says about processes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::FileExt;
 
 /// Every living process below `pid`, in no order.
 pub fn descendants(pid: i32) -> Vec<i32> {
@@ -41,6 +42,39 @@ pub fn listening_ports(pid: i32) -> Vec<u16> {
     let tables = ["tcp", "tcp6"].map(|table| format!("/proc/{pid}/net/{table}"));
     let text: String = tables.iter().filter_map(|table| std::fs::read_to_string(table).ok()).collect();
     text.lines().filter_map(|line| listening_port(line, &sockets)).collect()
+}
+
+/// Memory that a process holds now.
+pub fn resident_bytes(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap_or_default();
+    kibibytes * 1024
+}
+
+/// Whether bytes stand anywhere in the memory of a process.
+///
+/// # Panics
+/// When its memory may not be read.
+pub fn holds_in_memory(pid: i32, bytes: &[u8]) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    maps.lines().filter_map(writable_range).any(|(start, end)| {
+        let mut region = vec![0; usize::try_from(end - start).unwrap()];
+        // Some regions cannot be read, and one may be gone by now.
+        let Ok(length) = memory.read_at(&mut region, start) else { return false };
+        region[..length].windows(bytes.len()).any(|part| part == bytes)
+    })
+}
+
+/// The addresses of a line of `/proc/PID/maps` that stands for memory of the program's own.
+fn writable_range(line: &str) -> Option<(u64, u64)> {
+    let mut fields = line.split_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    if !fields.next()?.starts_with("rw") {
+        return None;
+    }
+    Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
 }
 
 /// The port of a line of `/proc/net/tcp`, if the socket listens and is one of these.

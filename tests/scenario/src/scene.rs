@@ -75,10 +75,21 @@ impl Scene {
     /// # Panics
     /// When its log cannot be made.
     pub fn daemon(&self, name: &str, config: &Path) -> Daemon {
+        self.daemon_by(name, self.start_program(config))
+    }
+
+    /// What starts a daemon by its configuration file.
+    pub fn start_program(&self, config: &Path) -> Program {
+        self.wayleave().env("RUST_BACKTRACE", "1").arg("start").arg("-c").arg(config).arg("--debug")
+    }
+
+    /// A daemon that another program becomes in the end, not started.
+    ///
+    /// # Panics
+    /// When its log cannot be made.
+    pub fn daemon_by(&self, name: &str, program: Program) -> Daemon {
         let log = self.logs.join(format!("{}.{name}.log", self.name));
         File::create(&log).unwrap();
-        let program =
-            self.wayleave().env("RUST_BACKTRACE", "1").arg("start").arg("-c").arg(config).arg("--debug");
         Daemon::new(name, program, log)
     }
 
