@@ -27,8 +27,14 @@ pub struct Config {
     pub search_rest: Duration,
     /// Tries in one search: this many for each known proxy, and once more.
     pub search_tries: u32,
-    /// How long the question for the strategy may take.
-    pub strategy_deadline: Duration,
+    /// How long a question to Auth may take.
+    pub ask_deadline: Duration,
+    /// Auth is asked for the list of proxies again after this at the latest, whatever proxies tell.
+    pub ask_interval: Duration,
+    /// Agents that come to doubt the list together ask Auth spread over this time.
+    pub doubt_wait: Duration,
+    /// Longest pause between questions for doubts that prove to be unfounded.
+    pub doubt_wait_max: Duration,
 }
 
 impl Default for Config {
@@ -45,7 +51,10 @@ impl Default for Config {
             search_wait_max: Duration::from_secs(4),
             search_rest: Duration::from_secs(60),
             search_tries: 6,
-            strategy_deadline: Duration::from_secs(10),
+            ask_deadline: Duration::from_secs(10),
+            ask_interval: Duration::from_secs(600),
+            doubt_wait: Duration::from_secs(5),
+            doubt_wait_max: Duration::from_secs(120),
         }
     }
 }

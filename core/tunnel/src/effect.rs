@@ -25,9 +25,9 @@ pub struct Connected {
 /// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Ask the cluster for its tunnel strategy, at any bootstrap address; answer with `handle_strategy` or
-    /// `handle_strategy_failed`. Asked again when the deadline passes without an answer.
-    FetchStrategy {
+    /// Ask Auth itself for the cluster's proxies, by whatever way leads there; answer with `handle_answer` or
+    /// `handle_ask_failed`. Asked again when the deadline passes without an answer.
+    AskAuth {
         /// Give up then.
         deadline: Mono,
     },

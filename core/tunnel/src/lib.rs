@@ -2,12 +2,14 @@
 //!
 //! [`Pool`] is a machine without IO. It is told what happened (`handle_*`), says what to do
 //! ([`Pool::poll_effect`]) and when it wants to be woken ([`Pool::poll_timeout`]). It never closes the last
-//! way in before there is another. How a tunnel carries streams is `wire/mux`, who may dial through it is
+//! way in before there is another. The strategy comes from verified policy and the list of proxies from Auth; what a
+//! proxy tells of others is a hint (`proxies`, `inquiry`). How a tunnel carries streams is `wire/mux`, who may dial through it is
 //! `core/policy`, how proxies find the agent is `core/peering`.
 
 mod backoff;
 mod config;
 mod effect;
+mod inquiry;
 mod jitter;
 mod pool;
 mod proxies;

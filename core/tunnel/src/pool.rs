@@ -3,6 +3,7 @@
 use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::effect::{CloseReason, Connected, DialFailure, Effect, TunnelId};
+use crate::inquiry::Inquiry;
 use crate::jitter::Jitter;
 use crate::proxies::{Proxies, ProxyList, ProxyListError};
 use std::collections::{BTreeMap, VecDeque};
@@ -34,21 +35,6 @@ pub(crate) enum Tunnel {
     Leaving,
 }
 
-#[derive(Debug)]
-pub(crate) enum Strategy {
-    /// To be asked for at this time.
-    Unknown {
-        ask_at: Mono,
-    },
-    Asked {
-        until: Mono,
-    },
-    Known {
-        strategy: TunnelStrategy,
-        revision: u64,
-    },
-}
-
 /// The search for more proxies behind shared addresses.
 #[derive(Debug, Default)]
 pub(crate) struct Search {
@@ -67,8 +53,9 @@ pub struct Pool {
     pub(crate) jitter: Jitter,
     /// Ranks proxies differently for every agent.
     pub(crate) rank_seed: u64,
-    pub(crate) strategy: Strategy,
-    pub(crate) strategy_backoff: Backoff,
+    /// None is known yet: nothing is dialled.
+    pub(crate) strategy: Option<TunnelStrategy>,
+    pub(crate) inquiry: Inquiry,
     pub(crate) proxies: Proxies,
     pub(crate) tunnels: BTreeMap<TunnelId, Tunnel>,
     pub(crate) backoffs: BTreeMap<Target, Backoff>,
@@ -82,18 +69,19 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool that knows addresses where some proxy answers, and nothing else. It asks for the strategy first.
+    /// A pool that knows addresses where some proxy answers, and nothing else. It dials once it is told the strategy.
     /// `seed` should be random and differ between agents.
     pub fn new(config: Config, bootstrap: Vec<HostPort>, seed: u64, now: Mono) -> Self {
         let mut jitter = Jitter::new(seed);
         let rank_seed = jitter.next_u64();
+        let inquiry = Inquiry::new(&config, now);
         let mut pool = Self {
             config,
             bootstrap,
             jitter,
             rank_seed,
-            strategy: Strategy::Unknown { ask_at: now },
-            strategy_backoff: Backoff::default(),
+            strategy: None,
+            inquiry,
             proxies: Proxies::default(),
             tunnels: BTreeMap::new(),
             backoffs: BTreeMap::new(),
@@ -108,59 +96,56 @@ impl Pool {
         pool
     }
 
-    /// The cluster's strategy from a source that is never behind. Proxies may be: use
-    /// [`Pool::handle_strategy_at`] for what they tell.
+    /// The cluster's strategy, from policy that the agent has verified: never from what a proxy says.
     pub fn handle_strategy(&mut self, strategy: TunnelStrategy, now: Mono) {
-        let revision = match self.strategy {
-            Strategy::Known { revision, .. } => revision,
-            Strategy::Unknown { .. } | Strategy::Asked { .. } => 0,
-        };
-        self.handle_strategy_at(strategy, revision, now);
+        if self.strategy.replace(strategy) != Some(strategy) {
+            self.search_anew();
+        }
+        self.reconcile(now);
     }
 
-    /// The cluster's strategy, as first answered or as any proxy tells it later. `revision` orders what proxies
-    /// tell: an older one is ignored while a tunnel keeps the agent informed.
-    pub fn handle_strategy_at(&mut self, strategy: TunnelStrategy, revision: u64, now: Mono) {
-        let next = Strategy::Known { strategy, revision };
-        match self.strategy {
-            Strategy::Known { revision: known, .. } if revision < known && self.is_informed() => return,
-            Strategy::Known { strategy: known, .. } if known == strategy => self.strategy = next,
-            Strategy::Known { .. } | Strategy::Unknown { .. } | Strategy::Asked { .. } => {
-                self.strategy = next;
-                self.search_anew();
+    /// Auth's own list of the cluster's proxies, over a connection that ends at Auth.
+    ///
+    /// # Errors
+    /// [`ProxyListError::TooLong`]; the former list stays, and Auth is asked again later.
+    pub fn handle_answer(&mut self, list: ProxyList, now: Mono) -> Result<(), ProxyListError> {
+        let before = self.live();
+        let is_news = match self.proxies.replace(list) {
+            Ok(is_news) => is_news,
+            Err(error) => {
+                self.handle_ask_failed(now);
+                return Err(error);
             }
-        }
+        };
+        self.inquiry.answered(is_news, &self.config, &mut self.jitter, now);
+        self.list_changed(&before, now);
+        Ok(())
+    }
+
+    /// Auth did not answer; it is asked again after a while.
+    pub fn handle_ask_failed(&mut self, now: Mono) {
+        self.inquiry.failed(&self.config, &mut self.jitter, now);
         self.reconcile(now);
     }
 
-    /// The question for the strategy had no answer; it is asked again after a while.
-    pub fn handle_strategy_failed(&mut self, now: Mono) {
-        if let Strategy::Asked { .. } = self.strategy {
-            self.strategy_backoff.fail(&self.config, &mut self.jitter, now);
-            self.strategy = Strategy::Unknown { ask_at: self.strategy_backoff.until() };
-        }
+    /// Something speaks against what is known, such as a policy that no proxy confirms any more: Auth is asked soon.
+    pub fn handle_doubt(&mut self, now: Mono) {
+        self.inquiry.doubt(&self.config, &mut self.jitter, now);
         self.reconcile(now);
     }
 
-    /// A list of the cluster's proxies, from any tunnel. An older one than the present is ignored.
+    /// What the proxy of a tunnel tells of all proxies. Used until Auth has answered; then it is only a reason to ask
+    /// Auth again, so that no proxy can keep the agent from the others.
     ///
     /// # Errors
     /// [`ProxyListError::TooLong`]; nothing is changed.
-    pub fn handle_proxies(&mut self, list: ProxyList, now: Mono) -> Result<(), ProxyListError> {
-        let is_kept = self.is_informed();
-        let before: Vec<HostId> = self.proxies.live().map(|proxy| proxy.id).collect();
-        if !self.proxies.replace(list, is_kept)? {
-            return Ok(());
+    pub fn handle_proxies(&mut self, id: TunnelId, list: ProxyList, now: Mono) -> Result<(), ProxyListError> {
+        let Some(Tunnel::Up { .. }) = self.tunnels.get(&id) else { return Ok(()) };
+        let before = self.live();
+        if self.proxies.hear(id, list)? {
+            self.inquiry.doubt(&self.config, &mut self.jitter, now);
         }
-        if !self.proxies.live().map(|proxy| proxy.id).eq(before) {
-            self.search_anew();
-        }
-        let proxies = &self.proxies;
-        self.backoffs.retain(|target, _| match target {
-            Target::Proxy(id) => proxies.get(*id).is_some(),
-            Target::Shared(_) => true,
-        });
-        self.reconcile(now);
+        self.list_changed(&before, now);
         Ok(())
     }
 
@@ -206,6 +191,7 @@ impl Pool {
 
     /// A tunnel has ended, for whatever reason.
     pub fn handle_lost(&mut self, id: TunnelId, now: Mono) {
+        self.proxies.forget(id);
         match self.tunnels.get(&id) {
             None | Some(Tunnel::Leaving) => {
                 self.tunnels.remove(&id);
@@ -232,10 +218,11 @@ impl Pool {
     /// The proxy at the other end says that it is leaving: a substitute is dialled first, then the tunnel
     /// drained.
     pub fn handle_drain(&mut self, id: TunnelId, now: Mono) {
-        if let Some(Tunnel::Up { told_to_leave, .. }) = self.tunnels.get_mut(&id)
+        if let Some(Tunnel::Up { told_to_leave, connected, .. }) = self.tunnels.get_mut(&id)
             && !*told_to_leave
         {
             *told_to_leave = true;
+            self.proxies.leaves(connected.proxy, connected.incarnation);
             self.spread(now);
         }
         self.reconcile(now);
@@ -256,15 +243,14 @@ impl Pool {
             self.effects.push_back(Effect::Abandon { id });
             self.fail(target, now);
         }
-        if let Strategy::Asked { until } = self.strategy
-            && until <= now
-        {
-            self.handle_strategy_failed(now);
+        if self.inquiry.is_late(now) {
+            self.inquiry.failed(&self.config, &mut self.jitter, now);
         }
         self.reconcile(now);
     }
 
-    /// When [`Pool::handle_timeout`] wants to be called; none while everything is as it should be.
+    /// When [`Pool::handle_timeout`] wants to be called. While everything is as it should be, that is when Auth is
+    /// asked again.
     pub fn poll_timeout(&self) -> Option<Mono> {
         self.wake_at
     }
@@ -290,9 +276,21 @@ impl Pool {
 }
 
 impl Pool {
-    /// Some tunnel is up, over which news comes.
-    fn is_informed(&self) -> bool {
-        self.tunnels.values().any(|tunnel| matches!(tunnel, Tunnel::Up { .. }))
+    fn live(&self) -> Vec<HostId> {
+        self.proxies.live().map(|proxy| proxy.id).collect()
+    }
+
+    /// The list of proxies may not be what it was.
+    fn list_changed(&mut self, live_before: &[HostId], now: Mono) {
+        if self.live() != live_before {
+            self.search_anew();
+        }
+        let proxies = &self.proxies;
+        self.backoffs.retain(|target, _| match target {
+            Target::Proxy(id) => proxies.get(*id).is_some(),
+            Target::Shared(_) => true,
+        });
+        self.reconcile(now);
     }
 
     fn is_up(&self, wanted: Connected) -> bool {
@@ -303,6 +301,10 @@ impl Pool {
     }
 
     fn fail(&mut self, target: Target, now: Mono) {
+        if self.connected().is_empty() {
+            // The proxies may have moved.
+            self.inquiry.doubt(&self.config, &mut self.jitter, now);
+        }
         self.backoffs.entry(target).or_default().fail(&self.config, &mut self.jitter, now);
     }
 

@@ -2,7 +2,7 @@
 
 use crate::effect::{CloseReason, Effect, TunnelId};
 use crate::jitter::mix;
-use crate::pool::{Pool, Strategy, Target, Tunnel};
+use crate::pool::{Pool, Target, Tunnel};
 use crate::proxies::{ProxyInfo, Zone};
 use std::collections::{BTreeMap, BTreeSet};
 use wayleave_vocab::{HostId, HostPort, Incarnation, Mono, TunnelStrategy};
@@ -21,30 +21,23 @@ impl Pool {
     /// Compares what is with what should be. Ends with a new `wake_at`.
     pub(crate) fn reconcile(&mut self, now: Mono) {
         self.wake_at = None;
-        match self.strategy {
-            Strategy::Unknown { ask_at } => self.ask_strategy(ask_at, now),
-            Strategy::Asked { until } => self.wake(until),
-            Strategy::Known { strategy, .. } => {
-                let census = self.census(strategy);
-                if census.counted.len() >= census.target {
-                    self.give_up(&census);
-                } else {
-                    self.dial(&census, now);
-                }
+        if let Some(deadline) = self.inquiry.ask(&self.config, now) {
+            self.effects.push_back(Effect::AskAuth { deadline });
+        }
+        if let Some(strategy) = self.strategy {
+            let census = self.census(strategy);
+            if self.bootstrap.is_empty() && self.proxies.live().next().is_none() {
+                // Auth was asked directly, before it knew a proxy.
+                self.inquiry.doubt(&self.config, &mut self.jitter, now);
+            }
+            if census.counted.len() >= census.target {
+                self.give_up(&census);
+            } else {
+                self.dial(&census, now);
             }
         }
+        self.wake(self.inquiry.poll_timeout());
         self.publish();
-    }
-
-    fn ask_strategy(&mut self, ask_at: Mono, now: Mono) {
-        if now < ask_at {
-            self.wake(ask_at);
-            return;
-        }
-        let deadline = now.after(self.config.strategy_deadline);
-        self.strategy = Strategy::Asked { until: deadline };
-        self.effects.push_back(Effect::FetchStrategy { deadline });
-        self.wake(deadline);
     }
 
     fn census(&self, strategy: TunnelStrategy) -> Census {

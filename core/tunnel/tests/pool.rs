@@ -55,7 +55,8 @@ struct Rig {
     closes: Vec<(TunnelId, CloseReason)>,
     abandoned: Vec<TunnelId>,
     published: Vec<Vec<Connected>>,
-    fetches: usize,
+    tunnels: BTreeMap<TunnelId, HostId>,
+    questions: usize,
 }
 
 impl Rig {
@@ -69,7 +70,8 @@ impl Rig {
             closes: Vec::new(),
             abandoned: Vec::new(),
             published: Vec::new(),
-            fetches: 0,
+            tunnels: BTreeMap::new(),
+            questions: 0,
         };
         rig.take();
         rig
@@ -85,7 +87,7 @@ impl Rig {
     fn take(&mut self) {
         while let Some(effect) = self.pool.poll_effect() {
             match effect {
-                Effect::FetchStrategy { .. } => self.fetches += 1,
+                Effect::AskAuth { .. } => self.questions += 1,
                 Effect::Dial { id, wanted, avoid, .. } => self.dials.push(Dial { id, wanted, avoid }),
                 Effect::Abandon { id } => self.abandoned.push(id),
                 Effect::Close { id, reason } => self.closes.push((id, reason)),
@@ -95,18 +97,30 @@ impl Rig {
     }
 
     fn strategy(&mut self, strategy: TunnelStrategy) {
-        self.revision += 1;
-        self.pool.handle_strategy_at(strategy, self.revision, self.now);
+        self.pool.handle_strategy(strategy, self.now);
     }
 
+    /// Auth answers.
     fn list(&mut self, proxies: Vec<ProxyInfo>) {
         self.revision += 1;
-        self.pool.handle_proxies(ProxyList { revision: self.revision, proxies }, self.now).unwrap();
+        self.pool.handle_answer(ProxyList { revision: self.revision, proxies }, self.now).unwrap();
         self.take();
+    }
+
+    /// The proxy of a tunnel tells what it likes, as the newest that there can be.
+    fn told(&mut self, by: TunnelId, proxies: Vec<ProxyInfo>) {
+        self.pool.handle_proxies(by, ProxyList { revision: u64::MAX, proxies }, self.now).unwrap();
+        self.take();
+    }
+
+    /// Nothing is left but to ask Auth again some time.
+    fn rests(&self) -> bool {
+        self.pool.poll_timeout().is_none_or(|at| at.since(self.now) > Duration::from_secs(59))
     }
 
     fn up(&mut self, dial: &Dial, to: u8, incarnation: u64) {
         self.pool.handle_dialled(dial.id, proxy(to), Incarnation(incarnation), self.now);
+        self.tunnels.insert(dial.id, proxy(to));
         self.take();
     }
 
@@ -125,9 +139,9 @@ impl Rig {
         panic!("it never rests");
     }
 
-    /// Steps to the next timeout; false when there is none.
+    /// Steps to the next timeout; false when the pool rests.
     fn wake(&mut self) -> bool {
-        let Some(at) = self.pool.poll_timeout() else { return false };
+        let Some(at) = self.pool.poll_timeout().filter(|_| !self.rests()) else { return false };
         assert!(at > self.now, "a timeout in the past would spin");
         self.now = at;
         self.pool.handle_timeout(at);
@@ -147,15 +161,15 @@ impl Rig {
 
 /// `HostId::from_random` sets version bits inside; the first byte stays as given.
 #[test]
-fn the_strategy_is_asked_before_the_first_dial() {
+fn auth_is_asked_until_it_answers_and_nobody_dialled_before_the_strategy_is_known() {
     let mut rig = Rig::unasked();
-    assert_eq!((rig.fetches, rig.dials.len()), (1, 0));
+    assert_eq!((rig.questions, rig.dials.len()), (1, 0));
     rig.wake();
     rig.wake();
-    assert_eq!(rig.fetches, 2, "no answer: asked again");
-    rig.pool.handle_strategy_failed(rig.now);
+    assert_eq!(rig.questions, 2, "no answer: asked again");
+    rig.pool.handle_ask_failed(rig.now);
     rig.wake();
-    assert_eq!((rig.fetches, rig.dials.len()), (3, 0));
+    assert_eq!((rig.questions, rig.dials.len()), (3, 0));
     rig.strategy(MESH);
     rig.take();
     assert_eq!(rig.only_dial().wanted, None);
@@ -169,7 +183,7 @@ fn mesh_connects_to_every_proxy_and_then_rests() {
     rig.list((1..=6).map(direct).collect());
     rig.answer_direct();
     assert_eq!(rig.connected(), [1, 2, 3, 4, 5, 6]);
-    assert_eq!(rig.pool.poll_timeout(), None, "nothing to do while nothing changes");
+    assert!(rig.rests(), "nothing to do while nothing changes");
     assert!(rig.closes.is_empty());
 }
 
@@ -230,7 +244,7 @@ fn behind_one_shared_address_all_proxies_are_found() {
         }
         assert_eq!(rig.connected().len(), usize::from(count));
         assert!(rig.now < Mono::ZERO.after(Duration::from_secs(30)), "{count} proxies took {:?}", rig.now);
-        assert_eq!(rig.pool.poll_timeout(), None);
+        assert!(rig.rests());
     }
 }
 
@@ -344,16 +358,69 @@ fn a_change_of_strategy_is_followed_both_ways() {
     assert!(zones.contains(&0) && zones.contains(&1), "the tunnels kept are in different zones");
 }
 
-#[test]
-fn a_strategy_told_by_a_proxy_that_lags_is_ignored() {
+/// Tunnels to proxies 1 and 2 of three.
+fn connected_twice() -> (Rig, TunnelId) {
     let mut rig = Rig::new(peering(2));
     let first = rig.only_dial();
     rig.up(&first, 1, 1);
     rig.list((1..=3).map(direct).collect());
     rig.answer_direct();
-    rig.pool.handle_strategy_at(peering(1), 0, rig.now);
-    rig.take();
-    assert_eq!((rig.connected().len(), rig.closes.len()), (2, 0));
+    assert_eq!(rig.connected().len(), 2);
+    (rig, first.id)
+}
+
+/// What a liar tells: it alone is there, the others are left out or have newer lives that leave.
+fn lies() -> [Vec<ProxyInfo>; 2] {
+    let gone = |n| ProxyInfo { incarnation: Incarnation(u64::MAX), draining: true, ..direct(n) };
+    [vec![direct(1)], vec![direct(1), gone(2), gone(3)]]
+}
+
+#[test]
+fn o_a_proxy_that_lies_about_the_others_keeps_the_agent_from_none_of_them() {
+    for lie in lies() {
+        let (mut rig, liar) = connected_twice();
+        let asked = rig.questions;
+        rig.told(liar, lie.clone());
+        assert!(rig.wake());
+        assert_eq!(rig.questions, asked + 1, "Auth is asked soon");
+        rig.list((1..=3).map(direct).collect());
+        rig.told(liar, lie);
+        let honest = rig.pool.connected().iter().find(|c| c.proxy != proxy(1)).map(|c| c.proxy);
+        assert_eq!((rig.connected().len(), rig.closes.len()), (2, 0));
+        assert!(honest.is_some());
+        // An honest tunnel is lost: another proxy takes its place, whatever the liar says.
+        let other = rig.tunnels.iter().find(|(id, _)| **id != liar).map(|(id, _)| *id).unwrap();
+        rig.pool.handle_lost(other, rig.now);
+        rig.take();
+        while rig.dials.is_empty() {
+            assert!(rig.wake());
+        }
+        assert_ne!(rig.only_dial().wanted, Some(proxy(1)));
+    }
+}
+
+#[test]
+fn o_before_auth_answers_no_proxy_talks_another_away() {
+    for lie in lies() {
+        let mut rig = Rig::new(peering(2));
+        let first = rig.only_dial();
+        rig.up(&first, 2, 1);
+        rig.told(first.id, (1..=3).map(direct).collect());
+        let next = rig.dials.remove(0);
+        rig.up(&next, 1, 1);
+        rig.told(next.id, lie);
+        assert_eq!((rig.connected(), rig.closes.len()), (vec![1, 2], 0));
+    }
+}
+
+#[test]
+fn o_a_proxy_that_tells_of_itself_that_it_leaves_is_believed_at_once() {
+    let (mut rig, id) = connected_twice();
+    rig.pool.handle_drain(id, rig.now);
+    while rig.dials.is_empty() {
+        assert!(rig.wake());
+    }
+    assert_ne!(rig.only_dial().wanted, Some(proxy(1)));
 }
 
 #[test]
@@ -373,17 +440,18 @@ fn a_tunnel_that_never_lasts_is_not_dialled_in_a_loop() {
 }
 
 #[test]
-fn old_and_overlong_lists_change_nothing() {
+fn hearsay_and_overlong_lists_change_nothing() {
     let mut rig = Rig::new(MESH);
     let first = rig.only_dial();
     rig.up(&first, 1, 1);
     rig.list((1..=2).map(direct).collect());
     rig.answer_direct();
-    rig.pool.handle_proxies(ProxyList { revision: 0, proxies: vec![direct(9)] }, rig.now).unwrap();
-    rig.take();
+    rig.told(first.id, vec![direct(9)]);
     assert!(rig.dials.is_empty());
     let overlong = ProxyList { revision: 9, proxies: vec![direct(1); PROXIES_MAX + 1] };
-    assert_eq!(rig.pool.handle_proxies(overlong, rig.now), Err(ProxyListError::TooLong(PROXIES_MAX + 1)));
+    let refused = Err(ProxyListError::TooLong(PROXIES_MAX + 1));
+    assert_eq!(rig.pool.handle_proxies(first.id, overlong.clone(), rig.now), refused);
+    assert_eq!(rig.pool.handle_answer(overlong, rig.now), refused);
     assert_eq!(rig.connected(), [1, 2]);
 }
 
@@ -392,7 +460,7 @@ proptest! {
 
     /// Whatever happened, once proxies answer again the counts are exact and the machine rests.
     #[test]
-    fn counts_converge_after_any_history(seed: u64, history in proptest::collection::vec((0..9_u8, 1..6_u8), 0..80)) {
+    fn counts_converge_after_any_history(seed: u64, history in proptest::collection::vec((0..10_u8, 1..6_u8), 0..80)) {
         let mut rig = Rig::new(peering(2));
         rig.pool = Pool::new(Config::default(), vec![shared_address()], seed, rig.now);
         rig.strategy(peering(2));
@@ -412,6 +480,10 @@ proptest! {
                     let to = dial.wanted.map_or(n, |wanted| wanted.as_bytes()[0]);
                     ups.push(dial.id);
                     rig.up(&dial, to, lives[&to]);
+                },
+                8 => if let Some(id) = ups.last() {
+                    let leaving = ProxyInfo { incarnation: Incarnation(u64::MAX), ..info(&lives, n, true) };
+                    rig.told(*id, vec![leaving]);
                 },
                 7 => if !ups.is_empty() {
                     let id = ups.remove(usize::from(n) % ups.len());

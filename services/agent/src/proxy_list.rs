@@ -1,22 +1,12 @@
-//! What proxies say of the cluster, as the pool wants it.
+//! The cluster's proxies, as the pool wants them.
 
-use wayleave_api::agent::ClusterView;
 use wayleave_api::auth::ProxyRecord;
 use wayleave_tunnel::{ProxyInfo, ProxyList, Zone};
-use wayleave_vocab::{HostPort, Incarnation, TunnelStrategy};
+use wayleave_vocab::{HostPort, Incarnation};
 
-/// The proxies of a view; records that cannot be read are left out.
-pub(crate) fn proxies(view: &ClusterView) -> ProxyList {
-    let proxies = view.proxies.iter().filter_map(proxy).collect();
-    ProxyList { revision: view.revision, proxies }
-}
-
-/// The strategy of a view, when it carries one.
-pub(crate) fn strategy(view: &ClusterView) -> Option<TunnelStrategy> {
-    let text = &view.networking.as_ref()?.tunnel_strategy_json;
-    serde_json::from_str(text)
-        .inspect_err(|error| tracing::warn!(%error, "the cluster's tunnel strategy is not understood"))
-        .ok()
+/// The proxies of a list; records that cannot be read are left out.
+pub(crate) fn proxies(records: &[ProxyRecord], revision: u64) -> ProxyList {
+    ProxyList { revision, proxies: records.iter().filter_map(proxy).collect() }
 }
 
 fn proxy(record: &ProxyRecord) -> Option<ProxyInfo> {

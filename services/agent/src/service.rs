@@ -1,18 +1,17 @@
 //! The agent as a whole: tunnels, registration, adapters.
 
 use crate::config::AgentConfig;
-use crate::{registration, tunnels};
+use crate::{proxy_list, registration, tunnels};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use wayleave_api::agent::ClusterView;
 use wayleave_api::auth::cluster_event::Event;
 use wayleave_api::auth::host_client::HostClient;
-use wayleave_api::auth::{PolicySnapshot, WatchClusterRequest};
+use wayleave_api::auth::{PolicySnapshot, SignedHead, WatchClusterRequest};
 use wayleave_keystore::PolicyKeeperError;
 use wayleave_net::Adapter;
 use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup};
-use wayleave_tunnel::Connected;
+use wayleave_tunnel::{Connected, PROXIES_MAX, ProxyList};
 
 /// Longest event: a policy of 64 MiB, its head, and their envelope.
 const EVENT_BYTES_MAX: usize = 64 * 1024 * 1024 + 64 * 1024;
@@ -95,27 +94,41 @@ impl Shared {
         self.config.policy.accept_snapshot(&snapshot.payload, &head.payload, &head.signature, now)
     }
 
-    /// Asks Auth for strategy and proxies, before there is a tunnel that tells.
-    pub(crate) async fn fetch_view(&self) -> Result<ClusterView, tonic::Status> {
-        let mut view = ClusterView::default();
+    /// Takes the statement which policy is the newest, from whoever relays it.
+    pub(crate) fn accept_head(&self, head: &SignedHead) -> Result<(), PolicyKeeperError> {
+        let now = self.clock.wall();
+        self.config.policy.accept_head(&head.payload, &head.signature, now).map(|_| ())
+    }
+
+    /// Asks Auth for the proxies, and takes newer policy that comes with the answer. What Auth says cannot be forged on
+    /// the way.
+    pub(crate) async fn ask_auth(&self) -> Result<ProxyList, tonic::Status> {
+        let held = self.config.policy.revision();
+        let request =
+            WatchClusterRequest { policy_generation: held.generation, policy_counter: held.counter };
         let mut events = HostClient::new(self.config.auth.clone())
             .max_decoding_message_size(EVENT_BYTES_MAX)
-            .watch_cluster(WatchClusterRequest::default())
+            .watch_cluster(request)
             .await?
             .into_inner();
+        let (mut proxies, mut revision) = (Vec::new(), 0);
         while let Some(event) = events.message().await? {
-            view.revision = view.revision.max(event.revision);
-            match event.event {
-                Some(Event::Networking(networking)) => view.networking = Some(networking),
-                Some(Event::ProxyPut(proxy)) => view.proxies.push(proxy),
-                Some(Event::Snapshot(snapshot)) => {
-                    if let Err(error) = self.accept_policy(&snapshot) {
-                        let error = &error as &dyn std::error::Error;
-                        tracing::warn!(error, "Auth sent a policy that is refused");
-                    }
+            revision = revision.max(event.revision);
+            let taken = match event.event {
+                Some(Event::ProxyPut(proxy)) if proxies.len() <= PROXIES_MAX => {
+                    proxies.push(proxy);
+                    Ok(())
                 }
-                Some(Event::InitialStateSent(_)) => return Ok(view),
-                _ => {}
+                Some(Event::Snapshot(snapshot)) => self.accept_policy(&snapshot),
+                Some(Event::Head(head)) => self.accept_head(&head),
+                Some(Event::InitialStateSent(_)) => return Ok(proxy_list::proxies(&proxies, revision)),
+                _ => Ok(()),
+            };
+            if let Err(error) = taken {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "Auth sent a policy that is refused"
+                );
             }
         }
         Err(tonic::Status::unavailable("the stream ended before the cluster's state was sent"))

@@ -7,20 +7,23 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use wayleave_api::agent::proxy_to_agent;
+use wayleave_api::agent::{ClusterView, proxy_to_agent};
 use wayleave_api::auth::PolicySnapshot;
-use wayleave_net::Tunnel;
+use wayleave_ca::Snapshot;
+use wayleave_net::{Tunnel, clock_complaint};
 use wayleave_runtime::{Clock, Shutdown, random_u64};
-use wayleave_tunnel::{Config, DialFailure, Effect, Pool, TunnelId};
+use wayleave_tunnel::{Config, DialFailure, Effect, Pool, ProxyList, TunnelId};
 use wayleave_vocab::{HostId, HostPort, Mono};
 
 /// News of tunnels that wait to be handled.
 const NEWS_QUEUE: usize = 256;
 /// The machine is asked at least this often, so that a clock that jumped is noticed.
 const LOOK_MAX: Duration = Duration::from_secs(5);
+/// A policy that no proxy confirmed for this long is doubted; Auth signs a head every 15 s.
+const POLICY_UNCONFIRMED_MAX: Duration = Duration::from_secs(60);
 
 enum News {
-    Strategy(Option<wayleave_api::agent::ClusterView>),
+    Answered(Option<ProxyList>),
     Dialled(TunnelId, Box<Result<Established, DialError>>),
     Said(TunnelId, wayleave_api::agent::ProxyToAgent),
     Lost(TunnelId, wayleave_net::TunnelClosed),
@@ -29,6 +32,7 @@ enum News {
 /// Keeps tunnels until shutdown, then drains them.
 pub(crate) async fn run(shared: Arc<Shared>, shutdown: Shutdown) {
     let now = shared.clock.mono();
+    let mut policy = shared.config.policy.watch();
     let (sender, mut news) = mpsc::channel(NEWS_QUEUE);
     let pool = Pool::new(Config::default(), shared.config.proxies.clone(), random_u64(), now);
     let mut driver = Driver {
@@ -39,13 +43,16 @@ pub(crate) async fn run(shared: Arc<Shared>, shutdown: Shutdown) {
         dials: BTreeMap::new(),
         news: sender,
     };
+    driver.obey();
     loop {
+        driver.look_at_policy();
         driver.act();
         let now = driver.shared.clock.mono();
         let pause = driver.pool.poll_timeout().map_or(LOOK_MAX, |at| at.since(now).min(LOOK_MAX));
         tokio::select! {
             () = shutdown.requested() => break,
             Some(item) = news.recv() => driver.handle(item),
+            Ok(()) = policy.changed() => driver.obey(),
             () = tokio::time::sleep(pause) => {
                 let now = driver.shared.clock.mono();
                 driver.pool.handle_timeout(now);
@@ -78,7 +85,7 @@ impl Driver {
     fn act(&mut self) {
         while let Some(effect) = self.pool.poll_effect() {
             match effect {
-                Effect::FetchStrategy { deadline } => self.fetch_strategy(deadline),
+                Effect::AskAuth { deadline } => self.ask_auth(deadline),
                 Effect::Dial { id, address, wanted, avoid, deadline } => {
                     self.dial(Attempt { id, address, wanted, avoid, deadline });
                 }
@@ -112,8 +119,12 @@ impl Driver {
     fn handle(&mut self, news: News) {
         let now = self.now();
         match news {
-            News::Strategy(None) => self.pool.handle_strategy_failed(now),
-            News::Strategy(Some(view)) => self.learn(&view),
+            News::Answered(None) => self.pool.handle_ask_failed(now),
+            News::Answered(Some(list)) => {
+                if let Err(error) = self.pool.handle_answer(list, now) {
+                    tracing::warn!(%error, "Auth's list of proxies is refused");
+                }
+            }
             News::Dialled(id, result) => self.dialled(id, *result),
             News::Said(id, message) => self.said(id, message),
             News::Lost(id, reason) => {
@@ -135,7 +146,7 @@ impl Driver {
                 self.tunnels.insert(id, established.tunnel);
                 self.owners.insert(id, established.proxy.proxy);
                 if let Some(view) = &established.hello.view {
-                    self.learn(view);
+                    self.hear(id, view);
                 }
                 self.listen(id, established.news);
             }
@@ -143,7 +154,16 @@ impl Driver {
                 self.pool.handle_dial_failed(id, DialFailure::AlreadyConnected(proxy), now);
             }
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "dialling a proxy failed");
+                let reason = &error as &dyn std::error::Error;
+                match clock_complaint(&error) {
+                    Some(complaint) => {
+                        tracing::warn!(
+                            error = reason,
+                            "dialling a proxy failed: {complaint}: set the clocks right"
+                        );
+                    }
+                    None => tracing::warn!(error = reason, "dialling a proxy failed"),
+                }
                 self.pool.handle_dial_failed(id, DialFailure::Failed, now);
             }
         }
@@ -151,16 +171,14 @@ impl Driver {
 
     fn said(&mut self, id: TunnelId, message: wayleave_api::agent::ProxyToAgent) {
         match message.message {
-            Some(proxy_to_agent::Message::View(view)) => self.learn(&view),
+            Some(proxy_to_agent::Message::View(view)) => self.hear(id, &view),
             Some(proxy_to_agent::Message::Drain(_)) => {
                 let now = self.now();
                 self.pool.handle_drain(id, now);
             }
             Some(proxy_to_agent::Message::Snapshot(snapshot)) => self.accept(&snapshot),
             Some(proxy_to_agent::Message::Head(head)) => {
-                let now = self.shared.clock.wall();
-                if let Err(error) = self.shared.config.policy.accept_head(&head.payload, &head.signature, now)
-                {
+                if let Err(error) = self.shared.accept_head(&head) {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
                         "a proxy relayed a policy head that is refused"
@@ -178,12 +196,28 @@ impl Driver {
                 "a proxy relayed a policy that is refused"
             );
         }
-        self.leave_locked();
+    }
+
+    /// What the verified policy says of tunnels. No proxy is asked what it thinks of that.
+    fn obey(&mut self) {
+        let Some(policy) = self.shared.config.policy.watch().borrow().clone() else { return };
+        let now = self.now();
+        self.pool.handle_strategy(policy.parts().networking.spec.tunnel_strategy, now);
+        self.leave_locked(&policy);
+    }
+
+    /// Proxies confirm the policy every few seconds. When none does, they may be keeping a newer one back: Auth is
+    /// asked by another way.
+    fn look_at_policy(&mut self) {
+        let age = self.shared.config.policy.age(self.shared.clock.wall());
+        if !self.tunnels.is_empty() && age.is_none_or(|age| age > POLICY_UNCONFIRMED_MAX) {
+            let now = self.now();
+            self.pool.handle_doubt(now);
+        }
     }
 
     /// Closes the tunnels to proxies that a lock shuts out.
-    fn leave_locked(&self) {
-        let Some(policy) = self.shared.config.policy.watch().borrow().clone() else { return };
+    fn leave_locked(&self, policy: &Snapshot) {
         let now = self.shared.clock.wall();
         for (id, proxy) in self.owners.iter().filter(|(_, proxy)| policy.is_host_locked(**proxy, now)) {
             if let Some(tunnel) = self.tunnels.get(id) {
@@ -193,34 +227,35 @@ impl Driver {
         }
     }
 
-    fn learn(&mut self, view: &wayleave_api::agent::ClusterView) {
+    /// What a proxy tells of the others is a hint.
+    fn hear(&mut self, id: TunnelId, view: &ClusterView) {
         let now = self.now();
-        if let Some(strategy) = proxy_list::strategy(view) {
-            self.pool.handle_strategy_at(strategy, view.revision, now);
-        }
-        if let Err(error) = self.pool.handle_proxies(proxy_list::proxies(view), now) {
-            tracing::warn!(%error, "the list of proxies is refused");
+        if let Err(error) =
+            self.pool.handle_proxies(id, proxy_list::proxies(&view.proxies, view.revision), now)
+        {
+            tracing::warn!(%error, "a proxy's list of proxies is refused");
         }
     }
 
-    /// The strategy is asked of Auth through whichever proxy answers.
-    fn fetch_strategy(&self, deadline: Mono) {
+    /// Auth is asked for the proxies, by TLS that ends there, through whichever proxy answers.
+    fn ask_auth(&self, deadline: Mono) {
         let (shared, news) = (self.shared.clone(), self.news.clone());
         self.shared.tasks.spawn_many(async move {
             let within = deadline.since(shared.clock.mono());
-            let asked = tokio::time::timeout(within, shared.fetch_view()).await;
-            let view = match asked {
-                Ok(Ok(view)) => Some(view),
+            let asked = tokio::time::timeout(within, shared.ask_auth()).await;
+            let list = match asked {
+                Ok(Ok(list)) => Some(list),
                 Ok(Err(status)) => {
-                    tracing::warn!(error = %status.message(), "asking for the tunnel strategy failed");
+                    let clock = clock_complaint(&status).map(tracing::field::display);
+                    tracing::warn!(error = %status.message(), clock, "asking Auth for the proxies failed");
                     None
                 }
                 Err(_) => {
-                    tracing::warn!("asking for the tunnel strategy took too long");
+                    tracing::warn!("asking Auth for the proxies took too long");
                     None
                 }
             };
-            let _ = news.send(News::Strategy(view)).await;
+            let _ = news.send(News::Answered(list)).await;
         });
     }
 
@@ -284,7 +319,7 @@ impl Driver {
                         established.tunnel.close();
                     }
                 }
-                Some(News::Strategy(_) | News::Said(..)) => {}
+                Some(News::Answered(_) | News::Said(..)) => {}
                 None => return,
             }
         }

@@ -79,11 +79,7 @@ impl Cluster {
     /// The hello's view.
     pub(crate) fn view(&self) -> ClusterView {
         let state = self.lock();
-        ClusterView {
-            proxies: state.proxies.values().cloned().collect(),
-            networking: state.networking.clone(),
-            revision: state.revision,
-        }
+        ClusterView { proxies: state.proxies.values().cloned().collect(), revision: state.revision }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,5 +1,6 @@
 //! An agent's process: does what its pool says, and answers streams with what they brought, each byte changed.
 
+use crate::backend::Answer;
 use crate::coverage::Mark;
 use crate::event::{Boot, Event, Machine, TunnelAnswer};
 use crate::message::ControlMessage;
@@ -29,7 +30,12 @@ pub(crate) struct Agent {
     pub(crate) echoes: BTreeMap<(LinkId, StreamId), Echo>,
     pub(crate) published: Vec<Connected>,
     pub(crate) dialled_at: Mono,
-    has_strategy: bool,
+    /// The newest signed policy, which outlives the process.
+    policy: Option<(u64, TunnelStrategy)>,
+    /// When a signed head last came, by the agent's clock.
+    pub(crate) confirmed_at: Mono,
+    /// An honest proxy relays heads.
+    pub(crate) is_confirmed: bool,
     /// What a mutation pretends to be connected to.
     pretended: u8,
 }
@@ -44,7 +50,9 @@ impl Agent {
             echoes: BTreeMap::new(),
             published: Vec::new(),
             dialled_at: Mono::ZERO,
-            has_strategy: false,
+            policy: None,
+            confirmed_at: Mono::ZERO,
+            is_confirmed: false,
             pretended: 0,
         }
     }
@@ -70,10 +78,13 @@ impl World {
             return;
         }
         process.boot += 1;
-        process.has_strategy = false;
         process.published.clear();
         let bootstrap = vec![scenario::address("balancer")];
-        process.pool = Some(Pool::new(scenario::pool_config(), bootstrap, seed, now));
+        let mut pool = Pool::new(scenario::pool_config(), bootstrap, seed, now);
+        if let Some((_, strategy)) = process.policy {
+            pool.handle_strategy(strategy, now);
+        }
+        process.pool = Some(pool);
         self.touch(Machine::Pool(agent));
     }
 
@@ -120,9 +131,10 @@ impl World {
         self.trace(&("agent", agent, &effect));
         let boot = (agent, self.agents[agent].boot);
         match effect {
-            Effect::FetchStrategy { .. } => {
+            Effect::AskAuth { .. } => {
+                self.note(Mark::AskedAuth);
                 let wait = self.random.between_ms(1, 50);
-                self.after(wait, Event::StrategyArrives { boot });
+                self.after(wait, Event::QuestionArrives { boot });
             }
             Effect::Dial { id, address, wanted, avoid, .. } => {
                 self.note(Mark::TunnelDialled);
@@ -163,41 +175,55 @@ impl World {
         }
     }
 
-    pub(crate) fn strategy_arrives(&mut self, boot: Boot) {
+    /// A proxy passes the question on to Auth without being able to read it.
+    pub(crate) fn question_arrives(&mut self, boot: Boot) {
         let host = Host::Agent(boot.0);
         let Some(life) = self.balance() else { return };
         let proxy = Host::Proxy(self.lives[life].slot);
-        if self.ways.is_blocked(host, proxy) || self.ways.is_blocked(proxy, host) {
+        let is_way = |from, to| !self.ways.is_blocked(from, to) && !self.ways.is_blocked(to, from);
+        if !is_way(host, proxy) || !is_way(proxy, Host::Backend) {
             return;
         }
-        let strategy = self.lives[life].strategy;
-        let wait = self.delay(proxy, host);
-        self.after(wait, Event::StrategyAnswer { boot, strategy });
+        let answer = self.backend.answer().filter(|_| self.passes_on(life));
+        let wait = self.delay(proxy, host) + self.delay(proxy, Host::Backend);
+        self.after(wait, Event::AnswerArrives { boot, answer });
     }
 
-    pub(crate) fn strategy_answer(&mut self, boot: Boot, strategy: Option<(u64, TunnelStrategy)>) {
+    pub(crate) fn answer_arrives(&mut self, boot: Boot, answer: Option<Answer>) {
         if !self.is_running(boot) {
             return;
         }
-        match strategy {
-            Some((revision, strategy)) => self.tell_strategy(boot.0, strategy, revision),
+        let now = self.local(Host::Agent(boot.0));
+        match answer {
+            Some(Answer { revision, strategy, list }) => {
+                self.agents[boot.0].confirmed_at = now;
+                self.tell_strategy(boot.0, strategy, revision);
+                if let Some((pool, now)) = self.pool(boot.0)
+                    && pool.handle_answer(list, now).is_err()
+                {
+                    self.violate("a short list of proxies was refused".to_owned());
+                }
+            }
             None => {
-                self.note(Mark::StrategyFetchFailed);
+                self.note(Mark::AskFailed);
                 if let Some((pool, now)) = self.pool(boot.0) {
-                    pool.handle_strategy_failed(now);
+                    pool.handle_ask_failed(now);
                 }
             }
         }
         self.touch(Machine::Pool(boot.0));
     }
 
+    /// Signed policy came: of several the newest counts.
     fn tell_strategy(&mut self, agent: usize, strategy: TunnelStrategy, revision: u64) {
-        if self.is_mutated(Mutation::IgnoreStrategyChange) && self.agents[agent].has_strategy {
+        let policy = self.agents[agent].policy;
+        let ignores_change = self.is_mutated(Mutation::IgnoreStrategyChange) && policy.is_some();
+        if ignores_change || policy.is_some_and(|(known, _)| revision <= known) {
             return;
         }
-        self.agents[agent].has_strategy = true;
+        self.agents[agent].policy = Some((revision, strategy));
         if let Some((pool, now)) = self.pool(agent) {
-            pool.handle_strategy_at(strategy, revision, now);
+            pool.handle_strategy(strategy, now);
         }
     }
 
@@ -316,8 +342,12 @@ impl World {
                 if ignores_drain {
                     list.proxies.iter_mut().for_each(|proxy| proxy.draining = false);
                 }
+                let believes = self.is_mutated(Mutation::BelieveProxies);
                 if let Some((pool, now)) = self.pool(agent)
-                    && pool.handle_proxies(list, now).is_err()
+                    && match believes {
+                        true => pool.handle_answer(list, now).is_err(),
+                        false => pool.handle_proxies(id, list, now).is_err(),
+                    }
                 {
                     self.violate("a short list of proxies was refused".to_owned());
                 }

@@ -61,6 +61,14 @@ pub(crate) enum Reply {
     Watch(Watch),
 }
 
+/// What Auth itself answers to an agent: the signed policy, which is the strategy here, and the list of proxies.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) revision: u64,
+    pub(crate) strategy: TunnelStrategy,
+    pub(crate) list: ProxyList,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) enum Watch {
     Strategy { revision: u64, strategy: TunnelStrategy },
@@ -95,6 +103,7 @@ pub(crate) type Outgoing = (LinkId, Reply);
 pub(crate) struct Backend {
     revision: u64,
     strategy: TunnelStrategy,
+    strategy_revision: u64,
     incarnations: BTreeMap<HostId, u64>,
     records: BTreeMap<Life, Record>,
     next_lease: u64,
@@ -110,6 +119,7 @@ impl Backend {
         Self {
             revision: 1,
             strategy,
+            strategy_revision: 1,
             incarnations: BTreeMap::new(),
             records: BTreeMap::new(),
             next_lease: 1,
@@ -147,6 +157,7 @@ impl Backend {
     pub(crate) fn set_strategy(&mut self, strategy: TunnelStrategy) {
         self.strategy = strategy;
         self.revision += 1;
+        self.strategy_revision = self.revision;
         let revision = self.revision;
         self.tell(&Watch::Strategy { revision, strategy });
     }
@@ -216,7 +227,7 @@ impl Backend {
         }
         self.records.insert((proxy, incarnation), record);
         self.watchers.insert(link);
-        let (revision, strategy) = (self.revision, self.strategy);
+        let (revision, strategy) = (self.strategy_revision, self.strategy);
         self.reply(link, Reply::Watch(Watch::Strategy { revision, strategy }));
     }
 
@@ -292,6 +303,17 @@ impl Backend {
 
     fn tell_list(&mut self) {
         self.revision += 1;
+        let list = self.list();
+        self.tell(&Watch::Proxies(list));
+    }
+
+    /// None while it is stalled.
+    pub(crate) fn answer(&self) -> Option<Answer> {
+        let (revision, strategy) = (self.strategy_revision, self.strategy);
+        (!self.is_stalled).then(|| Answer { revision, strategy, list: self.list() })
+    }
+
+    fn list(&self) -> ProxyList {
         let mut newest: BTreeMap<HostId, ProxyInfo> = BTreeMap::new();
         for ((proxy, incarnation), record) in &self.records {
             if record.lease.is_some() {
@@ -306,8 +328,7 @@ impl Backend {
                 newest.insert(*proxy, info);
             }
         }
-        let list = ProxyList { revision: self.revision, proxies: newest.into_values().collect() };
-        self.tell(&Watch::Proxies(list));
+        ProxyList { revision: self.revision, proxies: newest.into_values().collect() }
     }
 
     fn tell(&mut self, watch: &Watch) {

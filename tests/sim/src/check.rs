@@ -59,8 +59,12 @@ impl World {
             Way::Local { .. } => home == dial.life,
             Way::Peer { proxy, .. } => proxy == id,
         };
-        let was_silent = tried.iter().any(|tried| is_home(tried.way) && tried.refusal == Refusal::TimedOut);
-        if was_silent { self.now.since(dial.at).max(REACHABLE_WITHIN) } else { REACHABLE_WITHIN }
+        let count = |refusal: Refusal| {
+            tried.iter().filter(|tried| is_home(tried.way) && tried.refusal == refusal).count()
+        };
+        // Nor is one that twice could not be reached.
+        let is_given_up = count(Refusal::TimedOut) > 0 || count(Refusal::Unreachable) > 1;
+        if is_given_up { self.now.since(dial.at).max(REACHABLE_WITHIN) } else { REACHABLE_WITHIN }
     }
 
     /// The tunnel has been up at both ends, over a good way, for long enough.
@@ -131,7 +135,8 @@ impl World {
                     .any(|(id, t)| t.agent == *agent && t.life != life && self.is_sound(*id));
                 let can_move = others.iter().all(|other| {
                     let other = &self.lives[*other];
-                    good(other.slot) && other.is_hung == 0 && self.now.since(other.since) >= time
+                    let answers_since = other.since.max(other.answers_since);
+                    good(other.slot) && other.is_hung == 0 && self.now.since(answers_since) >= time
                 });
                 is_alone && good(slot) && can_move && !others.is_empty()
             })
@@ -263,9 +268,12 @@ impl World {
             self.violate(what);
         }
         for agent in 0..self.agents.len() {
+            let now = self.local(Host::Agent(agent));
             let process = &self.agents[agent];
+            // Who hears from a liar alone goes on asking Auth.
+            let is_soon = |at: wayleave_vocab::Mono| process.is_confirmed && at.since(now) < RESTS_FOR;
             let is_restless = self.now.since(process.dialled_at) < RESTS_FOR
-                || process.pool.as_ref().is_none_or(|pool| pool.poll_timeout().is_some());
+                || process.pool.as_ref().is_none_or(|pool| pool.poll_timeout().is_some_and(is_soon));
             if is_restless {
                 self.violate(format!("agent {agent} does not rest"));
             }

@@ -20,11 +20,11 @@ marks! {
     FaultCutConnection, FaultSilentConnection, FaultPartition, FaultOneWayPartition, FaultCrash, FaultPowerLoss,
     FaultRestart, FaultGoneForGood, FaultRollingRestart, FaultDrainWithoutSuccessor, FaultBackendStall, FaultLeaseLoss,
     FaultAgentRestart, FaultAgentPowerLoss, FaultStrategyToMesh, FaultStrategyToPeering, FaultSlowHost, FaultDeafProxy,
-    FaultWatchReordered, FaultWatchDoubled, FaultHungListener, FaultLazyReader,
+    FaultWatchReordered, FaultWatchDoubled, FaultHungListener, FaultLazyReader, FaultLyingProxy,
     // The world
     BalancerRoundRobin, BalancerRandom, AddressesDirect, AddressesShared, AddressesBroken, ClockSkew,
     // The agent's pool
-    StrategyFetchFailed, TunnelDialled, TunnelUp, TunnelRefused, TunnelAbandoned, TunnelAlreadyConnected, TunnelLost,
+    AskedAuth, AskFailed, PolicyDoubted, LieTold, TunnelDialled, TunnelUp, TunnelRefused, TunnelAbandoned, TunnelAlreadyConnected, TunnelLost,
     CloseDuplicate, CloseExcess, CloseReplaced, TunnelDrained,
     // The multiplexer
     MuxSilent, MuxPing, StreamOpened, StreamReset, StreamWritable, StreamBlocked, StreamCompleted,

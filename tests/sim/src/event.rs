@@ -1,13 +1,13 @@
 //! What happens at a time, and who wants to be looked after.
 
-use crate::backend::Reply;
+use crate::backend::{Answer, Reply};
 use crate::fault::{Fault, Mend};
 use crate::network::LinkId;
 use crate::plan::PlanKey;
 use std::cmp::Ordering;
 use wayleave_mux::StreamId;
 use wayleave_tunnel::{Connected, TunnelId};
-use wayleave_vocab::{Mono, TunnelStrategy};
+use wayleave_vocab::Mono;
 
 /// A machine that may have effects, and may want to be woken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,12 +38,13 @@ pub(crate) enum Event {
         id: TunnelId,
         answer: TunnelAnswer,
     },
-    StrategyArrives {
+    /// An agent's question to Auth reaches the proxy that passes it on.
+    QuestionArrives {
         boot: Boot,
     },
-    StrategyAnswer {
+    AnswerArrives {
         boot: Boot,
-        strategy: Option<(u64, TunnelStrategy)>,
+        answer: Option<Answer>,
     },
     PeerArrives {
         life: usize,

@@ -30,9 +30,10 @@ pub(crate) enum Fault {
     DeafProxy,
     WatchTrouble,
     HungListener,
+    LyingProxy,
 }
 
-const ALL: [Fault; 19] = [
+const ALL: [Fault; 20] = [
     Fault::CutConnection,
     Fault::SilentConnection,
     Fault::Partition,
@@ -52,6 +53,7 @@ const ALL: [Fault; 19] = [
     Fault::DeafProxy,
     Fault::WatchTrouble,
     Fault::HungListener,
+    Fault::LyingProxy,
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -112,6 +114,12 @@ impl World {
             Fault::StrategyChange => self.change_strategy(),
             Fault::SlowHost => self.slow_host(),
             Fault::DeafProxy => self.deafen(),
+            Fault::LyingProxy => {
+                if let Some(life) = self.random_life() {
+                    self.note(Mark::FaultLyingProxy);
+                    self.begin_to_lie(life);
+                }
+            }
             Fault::WatchTrouble => {
                 self.watch_trouble += 1;
                 let wait = self.random.between_ms(5_000, 18_000);
@@ -147,7 +155,10 @@ impl World {
                     }
                 }
             }
-            Mend::Listen(life) => self.lives[life].is_hung -= 1,
+            Mend::Listen(life) => {
+                self.lives[life].is_hung -= 1;
+                self.lives[life].answers_since = self.now;
+            }
             Mend::Watch => self.watch_trouble -= 1,
         }
     }

@@ -20,6 +20,7 @@ mod clock;
 mod coverage;
 mod event;
 mod fault;
+mod liar;
 mod message;
 mod mutation;
 mod network;

@@ -41,11 +41,13 @@ pub enum Mutation {
     NoKeepalive,
     /// A lost lease is not noticed.
     ForgetLease,
+    /// What a proxy tells of the others is taken for Auth's own word.
+    BelieveProxies,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::DropWithdrawal,
         Self::AcceptOldSequence,
         Self::AcceptOldIncarnation,
@@ -65,5 +67,6 @@ impl Mutation {
         Self::SecondHop,
         Self::NoKeepalive,
         Self::ForgetLease,
+        Self::BelieveProxies,
     ];
 }

@@ -54,8 +54,12 @@ pub(crate) struct Life {
     pub(crate) table_revision: u64,
     pub(crate) strategy: Option<(u64, TunnelStrategy)>,
     pub(crate) list: Option<ProxyList>,
+    /// Tells its agents lies about the others, keeps signed policy from them and their questions from Auth.
+    pub(crate) is_liar: bool,
     /// Accepts connections and never answers.
     pub(crate) is_hung: usize,
+    /// World time when it last stopped being hung.
+    pub(crate) answers_since: Mono,
     /// Learns of routes late: what has come meanwhile.
     pub(crate) deaf: Option<Vec<RouteNews>>,
     pub(crate) deaf_until: Mono,
@@ -97,7 +101,9 @@ impl World {
             table_revision: 0,
             strategy: None,
             list: None,
+            is_liar: false,
             is_hung: 0,
+            answers_since: Mono::ZERO,
             deaf: None,
             deaf_until: Mono::ZERO,
             ticks: 0,
@@ -222,7 +228,9 @@ impl World {
         let list = self.lives[life].list.clone().map(ControlMessage::Proxies);
         let drain = (self.lives[life].state == State::Draining).then_some(ControlMessage::Drain);
         for message in [strategy, list, drain].into_iter().flatten() {
-            self.send_control(link, message);
+            if let Some(message) = self.as_told(life, message) {
+                self.send_control(link, message);
+            }
         }
         self.news_for_plans(life);
     }
@@ -391,7 +399,8 @@ impl World {
         }
     }
 
-    fn tell_agents(&mut self, life: usize, message: &ControlMessage) {
+    pub(crate) fn tell_agents(&mut self, life: usize, message: &ControlMessage) {
+        let Some(message) = self.as_told(life, message.clone()) else { return };
         let links: Vec<LinkId> = self
             .tunnels
             .iter()

@@ -95,6 +95,10 @@ pub(crate) fn pool_config() -> wayleave_tunnel::Config {
     wayleave_tunnel::Config {
         search_wait_max: Duration::from_secs(1),
         search_rest: Duration::from_secs(10),
+        // In a run this short only doubt makes an agent ask again.
+        ask_interval: Duration::from_secs(24 * 3600),
+        doubt_wait: Duration::from_secs(2),
+        doubt_wait_max: Duration::from_secs(8),
         ..wayleave_tunnel::Config::default()
     }
 }

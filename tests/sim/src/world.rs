@@ -166,8 +166,8 @@ impl World {
             Event::Wake(machine) => self.wake(machine),
             Event::TunnelArrives { boot, id, slot, avoid } => self.tunnel_arrives(boot, id, slot, &avoid),
             Event::TunnelAnswer { boot, id, answer } => self.tunnel_answer(boot, id, answer),
-            Event::StrategyArrives { boot } => self.strategy_arrives(boot),
-            Event::StrategyAnswer { boot, strategy } => self.strategy_answer(boot, strategy),
+            Event::QuestionArrives { boot } => self.question_arrives(boot),
+            Event::AnswerArrives { boot, answer } => self.answer_arrives(boot, answer),
             Event::PeerArrives { life, slot } => self.peer_arrives(life, slot),
             Event::PeerAnswer { link } => self.peer_answer(link),
             Event::LifeTick(life) => self.life_tick(life),
@@ -425,6 +425,7 @@ impl World {
         let now = self.local(Host::Backend);
         self.backend.expire(now);
         self.flush_backend();
+        (0..self.agents.len()).for_each(|agent| self.confirm_policy(agent));
         self.after(Duration::from_millis(500), Event::BackendTick);
     }
 }
