@@ -27,7 +27,7 @@ const LOCK_GRACE: Duration = Duration::from_secs(3);
 /// Control messages that wait to be handled; more end the tunnel.
 const CONTROL_QUEUE: usize = 16;
 /// Longest control message of an agent.
-const CONTROL_BYTES_MAX: usize = 64 * 1024;
+const CONTROL_BYTES_MAX: u32 = 64 * 1024;
 /// Longest control message for an agent: a policy of 64 MiB, its head, and their envelope.
 const CONTROL_SENT_BYTES_MAX: u32 = 64 * 1024 * 1024 + 64 * 1024;
 
@@ -65,9 +65,13 @@ pub(crate) async fn serve(
 ) -> Result<(), AgentTunnelError> {
     let host_id = agent_of(shared, &tls)?;
     admission.known();
-    // Agents open no streams, and the machine has one limit for both directions of control.
-    let config =
-        Config { peer_streams_max: 0, control_bytes_max: CONTROL_SENT_BYTES_MAX, ..Config::default() };
+    // Agents open no streams, and have little to say.
+    let config = Config {
+        peer_streams_max: 0,
+        control_bytes_max: CONTROL_BYTES_MAX,
+        control_sent_bytes_max: CONTROL_SENT_BYTES_MAX,
+        ..Config::default()
+    };
     let (tunnel, driver) = Tunnel::new(Role::Acceptor, config, tls);
     let (sender, mut news) = mpsc::channel(CONTROL_QUEUE);
     let (events, handle) = (sender.clone(), tunnel.clone());
@@ -166,13 +170,6 @@ fn agent_of(shared: &Shared, tls: &ServerTls) -> Result<HostId, AgentTunnelError
 
 fn handle_event(tunnel: &Tunnel, news: &mpsc::Sender<News>, event: TunnelEvent) {
     let item = match event {
-        TunnelEvent::Control(bytes) if bytes.len() > CONTROL_BYTES_MAX => {
-            tracing::debug!(
-                bytes = bytes.len(),
-                "an agent sent too long a control message: closing its tunnel"
-            );
-            return tunnel.close();
-        }
         TunnelEvent::Control(bytes) => match AgentToProxy::decode(bytes) {
             Ok(message) => News::Said(message),
             Err(error) => {

@@ -241,7 +241,11 @@ impl<'a> Run<'a> {
             DialRefusal::Unavailable { .. } => Refusal::Unavailable,
             DialRefusal::TimedOut { .. } => Refusal::TimedOut,
             DialRefusal::Denied { .. } | DialRefusal::Invalid { .. } | DialRefusal::Ambiguous { .. } => {
-                Refusal::Final
+                match way {
+                    Way::Local { .. } => Refusal::Final,
+                    // A peer that claims a tunnel which it has not got must not end the search for the true one.
+                    Way::Peer { .. } => Refusal::Unreachable,
+                }
             }
         };
         self.final_words.insert(answer.attempt, refusal);

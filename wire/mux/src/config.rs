@@ -27,8 +27,10 @@ pub struct Config {
     pub window_pool_bytes: u64,
     /// Most unsent bytes queued in one stream before [`Mux::send`](crate::Mux::send) refuses.
     pub send_queue_bytes: usize,
-    /// Longest control message accepted from the peer and taken for sending.
+    /// Longest control message accepted from the peer.
     pub control_bytes_max: u32,
+    /// Longest control message taken for sending; what the peer accepts.
+    pub control_sent_bytes_max: u32,
     /// Silence after which the connector pings; the acceptor waits half as long again.
     pub keepalive: Duration,
     /// Silence after which the connection is dead.
@@ -45,6 +47,7 @@ impl Default for Config {
             window_pool_bytes: 256 * 1024 * 1024,
             send_queue_bytes: 256 * 1024,
             control_bytes_max: 64 * 1024 * 1024,
+            control_sent_bytes_max: 64 * 1024 * 1024,
             keepalive: Duration::from_secs(5),
             dead_after: Duration::from_secs(15),
         }

@@ -100,7 +100,7 @@ pub enum SendError {
 /// Why a control message was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ControlError {
-    /// Longer than [`Config::control_bytes_max`](crate::Config::control_bytes_max).
+    /// Longer than [`Config::control_sent_bytes_max`](crate::Config::control_sent_bytes_max).
     #[error("a control message of {0} bytes is too long")]
     TooLong(usize),
     /// Too much is queued already.

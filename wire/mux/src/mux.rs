@@ -226,13 +226,13 @@ impl Mux {
     /// Queues a control message.
     ///
     /// # Errors
-    /// [`ControlError::TooLong`] over [`Config::control_bytes_max`], [`ControlError::Full`] when the peer does
+    /// [`ControlError::TooLong`] over [`Config::control_sent_bytes_max`], [`ControlError::Full`] when the peer does
     /// not take them fast enough.
     pub fn send_control(&mut self, message: Bytes) -> Result<(), ControlError> {
         if let Some(error) = self.failed {
             return Err(ControlError::Failed(error));
         }
-        let longest = self.config.control_bytes_max;
+        let longest = self.config.control_sent_bytes_max;
         match Lane::of_length(message.len()) {
             Lane::Small => self.outgoing_small.push(message, longest),
             Lane::Large => {

@@ -174,7 +174,7 @@ fn short_control_messages_overtake_long_ones() {
 
 #[test]
 fn control_messages_are_bounded() {
-    let mut pair = Pair::ready(Config { control_bytes_max: 1000, ..Config::default() });
+    let mut pair = Pair::ready(Config { control_sent_bytes_max: 1000, ..Config::default() });
     let refused = pair.ends[0].send_control(Bytes::from(vec![0; 1001]));
     assert_eq!(refused, Err(ControlError::TooLong(1001)));
     let mut full = Ok(());
@@ -182,6 +182,17 @@ fn control_messages_are_bounded() {
         full = full.and_then(|()| pair.ends[0].send_control(Bytes::from(vec![0; 1000])));
     }
     assert_eq!(full, Err(ControlError::Full));
+}
+
+#[test]
+fn f_what_a_side_sends_does_not_widen_what_it_takes() {
+    let config = Config { control_bytes_max: 1000, control_sent_bytes_max: 100_000, ..Config::default() };
+    for (length, is_taken) in [(1000, true), (1001, false), (100_000, false)] {
+        let mut pair = Pair::ready(config);
+        pair.ends[0].send_control(Bytes::from(vec![0; length])).unwrap();
+        let taken = pair.step(0, 200_000, 200_000);
+        assert_eq!(taken.is_ok(), is_taken, "{length}: {taken:?}");
+    }
 }
 
 #[test]

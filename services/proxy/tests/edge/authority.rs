@@ -30,6 +30,11 @@ impl Authorities {
         Self { name, trust, policy, host, user, serial: AtomicU8::new(3) }
     }
 
+    /// Those of the host authority and of the user authority.
+    pub(crate) fn certificates_pem(&self) -> [&str; 2] {
+        [self.host.certificate_pem(), self.user.certificate_pem()]
+    }
+
     pub(crate) fn host(&self, host_id: HostId, roles: &[SystemRole]) -> Credentials {
         let principal = Principal::Host(HostPrincipal {
             host_id,

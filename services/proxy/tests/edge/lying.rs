@@ -4,6 +4,8 @@ use crate::agent::{self, Agent, hello};
 use crate::authority::Authorities;
 use crate::cluster::{Cluster, PATIENCE, Proxy, ask, check_echo, request, until};
 use wayleave_api::agent::AgentHello;
+use wayleave_api::auth::cluster_event::Event;
+use wayleave_api::auth::{ProxyRecord, ProxyRoutes, RouteUpdate};
 use wayleave_dial::{DialRefusal, DialRequest, DialResponse};
 use wayleave_keystore::Credentials;
 use wayleave_net::{connect_tls, read_message, write_message};
@@ -98,6 +100,43 @@ async fn o_an_agent_speaks_for_its_own_id_only() {
         }
     };
     tokio::time::timeout(PATIENCE, asking).await.expect("it is offline");
+}
+
+/// A proxy of the cluster says that it holds the tunnels of agents that are elsewhere.
+#[tokio::test]
+async fn o_a_false_route_keeps_nobody_from_the_true_one() {
+    let cluster = Cluster::start().await;
+    let node = HostId::from_random([9; 16]);
+    cluster.auth.add_node(node, "web-1");
+    let (home, ingress) = (cluster.proxy(1).await, cluster.proxy(2).await);
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent_at = silent.local_addr().unwrap().to_string();
+    // One leads nowhere, one to somebody who never answers, one to an honest proxy that has not got it.
+    for (number, peer_address) in
+        [(0x70_u8, "127.0.0.1:1".to_owned()), (0x71, silent_at), (0x72, ingress.peer.to_string())]
+    {
+        let liar = HostId::from_random([number; 16]);
+        cluster.auth.tell(Event::ProxyPut(ProxyRecord {
+            host_id: liar.to_string(),
+            incarnation: 77,
+            peer_address,
+            ..ProxyRecord::default()
+        }));
+        let claim = RouteUpdate {
+            incarnation: 77,
+            sequence: u64::MAX,
+            snapshot: true,
+            host_ids: vec![node.as_bytes().to_vec()],
+            ..RouteUpdate::default()
+        };
+        cluster.auth.tell(Event::Routes(ProxyRoutes { proxy_id: liar.to_string(), update: Some(claim) }));
+    }
+    let agent = Agent::connect(&cluster, &home.web, node).await;
+    for _ in 0..5 {
+        check_echo(&mut *cluster.reach(&ingress, "web-1").await).await;
+        check_echo(&mut *cluster.reach(&home, "web-1").await).await;
+    }
+    assert!(agent.requests.lock().unwrap().len() >= 10);
 }
 
 #[tokio::test]

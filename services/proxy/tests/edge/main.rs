@@ -7,6 +7,7 @@ mod agent;
 mod authority;
 mod cluster;
 mod fake_auth;
+mod locking;
 mod lying;
 mod peering;
 mod relaying;

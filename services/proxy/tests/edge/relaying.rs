@@ -19,40 +19,50 @@ const LOCK_BYTES: usize = 1000;
 
 /// A policy of at least so many bytes, signed.
 fn policy(cluster: &Cluster, counter: u64, bytes: usize) -> PolicySnapshot {
+    let target = |number: usize| LockTarget::User(UserName::parse(format!("user-{number}")).unwrap());
+    let policy = signed_policy(cluster, counter, (0..bytes / LOCK_BYTES).map(target).collect());
+    assert!(policy.payload.len() >= bytes);
+    policy
+}
+
+/// A policy with locks on these, signed.
+pub(crate) fn signed_policy(cluster: &Cluster, counter: u64, locked: Vec<LockTarget>) -> PolicySnapshot {
     let authorities = &cluster.authorities;
     let signer = &authorities.policy;
     let revision = PolicyRevision { generation: 1, counter };
-    let keys = CaKeys { signing_public_key_pem: Some(signer.public_key_pem()), ..CaKeys::default() };
-    let spec = CertAuthoritySpec {
-        ca_type: CaType::Policy,
-        cluster: authorities.name.clone(),
-        phase: RotationPhase::Standby,
-        active: vec![keys],
-        trusted: Vec::new(),
+    let authority = |ca_type: CaType, keys: CaKeys| {
+        let spec = CertAuthoritySpec {
+            ca_type,
+            cluster: authorities.name.clone(),
+            phase: RotationPhase::Standby,
+            active: vec![keys],
+            trusted: Vec::new(),
+        };
+        CertAuthority { metadata: Metadata::default(), spec }
     };
-    let lock = |number: usize| Lock {
+    let signing = CaKeys { signing_public_key_pem: Some(signer.public_key_pem()), ..CaKeys::default() };
+    let x509 = |pem: &str| CaKeys { x509_certificate_pem: Some(pem.to_owned()), ..CaKeys::default() };
+    let [host, user] = authorities.certificates_pem();
+    let lock = |(number, target): (usize, LockTarget)| Lock {
         name: ResourceName::parse(format!("lock-{number}")).unwrap(),
         metadata: Metadata { description: Some("x".repeat(LOCK_BYTES)), ..Metadata::default() },
-        spec: LockSpec {
-            target: LockTarget::User(UserName::parse(format!("user-{number}")).unwrap()),
-            message: String::new(),
-            expires: None,
-            created_at: None,
-            created_by: None,
-        },
+        spec: LockSpec { target, message: String::new(), expires: None, created_at: None, created_by: None },
     };
     let payload = Snapshot::new(SnapshotParts {
         revision,
         cluster: authorities.name.clone(),
         issued: now(),
-        cas: vec![CertAuthority { metadata: Metadata::default(), spec }],
+        cas: vec![
+            authority(CaType::Policy, signing),
+            authority(CaType::Host, x509(host)),
+            authority(CaType::User, x509(user)),
+        ],
         roles: Vec::new(),
-        locks: (0..bytes / LOCK_BYTES).map(lock).collect(),
+        locks: locked.into_iter().enumerate().map(lock).collect(),
         auth_preference: Default::default(),
         networking: Default::default(),
     })
     .encode();
-    assert!(payload.len() >= bytes);
     let head =
         Head { cluster: authorities.name.clone(), revision, digest: Digest::of(&payload), time: now() };
     let head = head.encode();

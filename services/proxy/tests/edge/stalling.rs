@@ -11,6 +11,8 @@ use wayleave_net::{BoxStream, Stream, UpgradedStream, connect_tls};
 use wayleave_proxy::ProxyProtocol;
 use wayleave_vocab::{HostId, HostPort, SystemRole};
 
+/// A control message that agents are sent, not one that they send.
+const CONTROL_TOO_LONG: usize = 70 * 1024;
 /// How many of each kind stall at once.
 const STALLED_OF_EACH: usize = 10;
 
@@ -216,7 +218,7 @@ async fn f_an_agent_that_says_too_much_or_opens_streams_loses_its_tunnel() {
     let cluster = Cluster::start().await;
     let proxy = cluster.proxy(1).await;
     let long = Agent::connect(&cluster, &proxy.web, HostId::from_random([9; 16])).await;
-    long.tunnel.send_control(vec![0; 70 * 1024].into()).unwrap();
+    long.tunnel.send_control(vec![0; CONTROL_TOO_LONG].into()).unwrap();
     let mut fast = Agent::connect(&cluster, &proxy.web, HostId::from_random([8; 16])).await;
     for _ in 0..3000 {
         let _full_at_some_time = fast.tunnel.send_control(vec![0xff; 8].into());
