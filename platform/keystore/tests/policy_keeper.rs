@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use wayleave_ca::{
@@ -75,7 +76,7 @@ fn in_use(keeper: &PolicyKeeper) -> PolicyRevision {
 #[test]
 fn o_a_disk_that_takes_nothing_keeps_no_lock_from_counting() {
     let root = tempfile::tempdir().unwrap();
-    let path = root.path().join("identity");
+    let path = root.path().join("private");
     let signer = PolicySigner::from_seed(&[7; 32]).unwrap();
     let keeper = open(&path, &signer);
     take(&keeper, &published(&signer, 1, 100), 100);
@@ -84,7 +85,7 @@ fn o_a_disk_that_takes_nothing_keeps_no_lock_from_counting() {
     take(&keeper, &published(&signer, 2, 200), 200);
     assert_eq!((in_use(&keeper), keeper.revision()), (revision(2), revision(2)));
     // There is room again: the next head brings what is missing to disk.
-    fs::create_dir(&path).unwrap();
+    fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
     let Published { head, signature, .. } = published(&signer, 2, 215);
     assert!(!keeper.accept_head(&head, &signature, Wall::from_secs(215)).unwrap());
     assert_eq!(in_use(&open(&path, &signer)), revision(2));
@@ -94,8 +95,8 @@ fn o_a_disk_that_takes_nothing_keeps_no_lock_from_counting() {
 fn o_a_restart_brings_no_older_policy_back() {
     let root = tempfile::tempdir().unwrap();
     let signer = PolicySigner::from_seed(&[7; 32]).unwrap();
-    take(&open(root.path(), &signer), &published(&signer, 2, 200), 200);
-    let keeper = open(root.path(), &signer);
+    take(&open(&root.path().join("private"), &signer), &published(&signer, 2, 200), 200);
+    let keeper = open(&root.path().join("private"), &signer);
     let Published { snapshot, head, signature } = published(&signer, 1, 300);
     assert!(keeper.accept_snapshot(&snapshot, &head, &signature, Wall::from_secs(300)).is_err());
     assert_eq!(in_use(&keeper), revision(2));
@@ -105,7 +106,7 @@ fn o_a_restart_brings_no_older_policy_back() {
 fn o_of_policies_that_come_at_once_the_newest_stays() {
     let root = tempfile::tempdir().unwrap();
     let signer = PolicySigner::from_seed(&[7; 32]).unwrap();
-    let keeper = Arc::new(open(root.path(), &signer));
+    let keeper = Arc::new(open(&root.path().join("private"), &signer));
     let all: Vec<Published> = (1..=24).map(|counter| published(&signer, counter, 100 + counter)).collect();
     std::thread::scope(|scope| {
         for published in &all {

@@ -155,7 +155,7 @@ async fn o_what_is_published_is_believed_by_the_gate_of_agents() {
     let trust = process.answer.trust.clone().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let keeper = PolicyKeeper::open(
-        IdentityDir::open(directory.path()).unwrap(),
+        IdentityDir::open(&directory.path().join("identity")).unwrap(),
         ClusterName::parse("demo").unwrap(),
         trust.policy_keys_pem,
         TrustStore::empty(),
