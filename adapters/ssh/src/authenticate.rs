@@ -55,10 +55,10 @@ impl AuthenticateError {
     pub(crate) fn user_text(&self) -> Option<String> {
         match self {
             Self::Certificate(CertificateError::Expired) => {
-                Some("your certificate has expired: log in again".to_owned())
+                Some("your certificate has expired by the clock of the machine that you reached: log in again".to_owned())
             }
             Self::Certificate(CertificateError::NotYetValid) => {
-                Some("your certificate is not valid yet: compare the clocks".to_owned())
+                Some("your certificate is not valid yet by the clock of the machine that you reached: compare the clocks".to_owned())
             }
             Self::Certificate(CertificateError::PrincipalNotListed) => {
                 Some("access denied: your certificate does not name this login".to_owned())

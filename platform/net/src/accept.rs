@@ -1,6 +1,6 @@
 //! The accept loop: never waits on a peer, bounded, and survives running out of file descriptors.
 
-use crate::lobby::{Admission, Lobby};
+use crate::lobby::{Admission, Lobby, Slots};
 use socket2::SockRef;
 use std::future::Future;
 use std::io;
@@ -37,12 +37,12 @@ pub async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener
     TcpListener::bind(address).await.map_err(|source| BindError { what, address, source })
 }
 
-/// Accepts connections until shutdown, each served by a task of its own, at most `connections_max` at a time. When all
-/// slots are taken, a new connection takes the slot of the stranger that has waited longest, see [`Admission`].
+/// Accepts connections until shutdown, each served by a task of its own, as many at a time as there are slots. When those
+/// are taken, a new connection takes the slot of the stranger that has waited longest, see [`Admission`].
 pub async fn accept_loop<S, F>(
     what: &'static str,
     listener: TcpListener,
-    connections_max: usize,
+    slots: Slots,
     tasks: TaskGroup,
     shutdown: Shutdown,
     serve: S,
@@ -50,7 +50,7 @@ pub async fn accept_loop<S, F>(
     S: Fn(TcpStream, SocketAddr, Admission) -> F + Send + Sync + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    let lobby = Lobby::new(what, connections_max);
+    let lobby = Lobby::new(what, slots);
     while let Some(accepted) = shutdown.until(listener.accept()).await {
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,

@@ -38,6 +38,9 @@ pub struct Dialed {
     pub route: DialRoute,
 }
 
+/// To be called once the other side has proved who it is. Until then its connection may have to give way to others.
+pub type Known = Box<dyn FnOnce() + Send>;
+
 /// An entry of a proxy that speaks a protocol of its own and turns it into dial requests (SSH on 3023).
 pub trait Entry: Send + Sync + 'static {
     /// Serves one client connection to its end.
@@ -45,6 +48,7 @@ pub trait Entry: Send + Sync + 'static {
         self: Arc<Self>,
         stream: BoxStream,
         client: SocketAddr,
+        known: Known,
         dialer: Arc<dyn Dialer>,
         shutdown: Shutdown,
     ) -> BoxFuture<'static, ()>;

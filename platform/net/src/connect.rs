@@ -152,7 +152,7 @@ async fn connect_direct(
 }
 
 /// A server that agreed to no protocol is not the one that was meant.
-fn checked_alpn(address: &HostPort, stream: ClusterStream) -> Result<ClusterStream, ConnectError> {
+pub(crate) fn checked_alpn(address: &HostPort, stream: ClusterStream) -> Result<ClusterStream, ConnectError> {
     if stream.get_ref().1.alpn_protocol().is_some() {
         return Ok(stream);
     }

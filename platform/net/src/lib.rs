@@ -4,26 +4,32 @@
 
 mod accept;
 mod adapter;
+mod clock;
 mod connect;
 mod hello;
 mod lobby;
 mod message;
+mod refused_address;
 mod splice;
 mod stream;
+mod told;
 mod tunnel;
 mod upgrade;
 
 pub use accept::{BindError, accept_loop, bind, tune};
-pub use adapter::{Adapter, Dialed, Dialer, Entry, Inbound};
+pub use adapter::{Adapter, Dialed, Dialer, Entry, Inbound, Known};
+pub use clock::{ClockComplaint, clock_complaint};
 pub use connect::{
     CONNECT_TIMEOUT, ClusterStream, ConnectError, connect_any, connect_cluster, connect_tcp, connect_tls,
     tls_over,
 };
 pub use hello::{HELLO_BYTES_MAX, HELLO_TIMEOUT, Hello, HelloError, read_hello, read_proxy_header};
-pub use lobby::Admission;
+pub use lobby::{Admission, Slots};
 pub use message::{DIAL_MESSAGE_TIMEOUT, MessageError, read_message, write_message};
+pub use refused_address::address_refusal;
 pub use splice::splice;
 pub use stream::{BoxStream, Rewind, Stream};
+pub use told::{ToldError, connect_told};
 pub use tunnel::{Tunnel, TunnelClosed, TunnelDriver, TunnelEvent, TunnelStream};
 pub use upgrade::{
     UPGRADE_PATH, UPGRADE_PING_INTERVAL, UPGRADE_PROTOCOL, UpgradedStream, upgrade_accept_key,

@@ -1,5 +1,5 @@
 //! Who holds the slots of a listener. While a connection has not shown whose it is, it is a stranger, and when all slots
-//! are taken it gives way: first where one address holds the most, and there the oldest.
+//! are taken, or as many as strangers may have, it gives way: first where one address holds the most, and there the oldest.
 //!
 //! So whoever fills a listener with silent connections loses those, and a client that says who it is in time gets through.
 
@@ -16,19 +16,29 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Who has one IPv6 address has the whole /64.
 const IPV6_NETWORK: u128 = u128::MAX << 64;
 
+/// How many connections a listener serves at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct Slots {
+    /// All of them.
+    pub connections_max: usize,
+    /// Those that have not shown whose they are.
+    pub strangers_max: usize,
+}
+
 /// The slots of one listener.
 #[derive(Clone)]
 pub(crate) struct Lobby(Arc<Shared>);
 
 struct Shared {
     what: &'static str,
-    slots: usize,
+    slots: Slots,
     taken: Mutex<Taken>,
 }
 
 #[derive(Default)]
 struct Taken {
     count: usize,
+    stranger_count: usize,
     next_id: u64,
     /// By network, in order of arrival.
     strangers: HashMap<IpAddr, BTreeMap<u64, Stranger>>,
@@ -53,7 +63,7 @@ struct Slot {
 }
 
 impl Lobby {
-    pub(crate) fn new(what: &'static str, slots: usize) -> Self {
+    pub(crate) fn new(what: &'static str, slots: Slots) -> Self {
         Self(Arc::new(Shared { what, slots, taken: Mutex::default() }))
     }
 
@@ -61,9 +71,10 @@ impl Lobby {
     pub(crate) fn admit(&self, address: IpAddr, now: Instant) -> Option<Admission> {
         let network = network_of(address);
         let mut taken = self.lock();
-        if taken.count >= self.0.slots {
+        let Slots { connections_max, strangers_max } = self.0.slots;
+        if taken.count >= connections_max || taken.stranger_count >= strangers_max {
             let evicted = taken.evict(now);
-            taken.log(self.0.what, self.0.slots, now);
+            taken.log(self.0.what, connections_max.min(strangers_max), now);
             if !evicted {
                 return None;
             }
@@ -73,6 +84,7 @@ impl Lobby {
         let (id, evicted) = (taken.next_id, Shutdown::new());
         let stranger = Stranger { since: now, evicted: evicted.clone() };
         taken.strangers.entry(network).or_default().insert(id, stranger);
+        taken.stranger_count += 1;
         drop(taken);
         Some(Admission(Arc::new(Slot { lobby: self.clone(), network, id, evicted })))
     }
@@ -104,6 +116,7 @@ impl Taken {
     fn forget(&mut self, network: IpAddr, id: u64) -> Option<Stranger> {
         let strangers = self.strangers.get_mut(&network)?;
         let stranger = strangers.remove(&id);
+        self.stranger_count = self.stranger_count.saturating_sub(usize::from(stranger.is_some()));
         if strangers.is_empty() {
             self.strangers.remove(&network);
         }
@@ -156,13 +169,17 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn slots(connections_max: usize) -> Slots {
+        Slots { connections_max, strangers_max: connections_max }
+    }
+
     fn is_evicted(admission: &Admission) -> bool {
         admission.evicted().is_requested()
     }
 
     #[test]
     fn a_strangers_give_way_where_most_are_and_the_known_stay() {
-        let (lobby, start) = (Lobby::new("test", 4), Instant::now());
+        let (lobby, start) = (Lobby::new("test", slots(4)), Instant::now());
         let known = lobby.admit(address("192.0.2.1"), start).unwrap();
         known.known();
         let alone = lobby.admit(address("192.0.2.2"), start).unwrap();
@@ -179,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_slots_are_free_again() {
-        let (lobby, now) = (Lobby::new("test", 2), Instant::now());
+        let (lobby, now) = (Lobby::new("test", slots(2)), Instant::now());
         for _ in 0..10 {
             let one = lobby.admit(address("192.0.2.1"), now).unwrap();
             let other = lobby.admit(address("192.0.2.1"), now).unwrap();
@@ -193,8 +210,25 @@ mod tests {
     }
 
     #[test]
+    fn a_strangers_have_fewer_slots_and_the_known_need_none_of_them() {
+        let slots = Slots { connections_max: 100, strangers_max: 2 };
+        let (lobby, start) = (Lobby::new("test", slots), Instant::now());
+        let later = start + STRANGER_KEEPS;
+        let known = lobby.admit(address("192.0.2.1"), start).unwrap();
+        known.known();
+        let first = lobby.admit(address("192.0.2.1"), start).unwrap();
+        let second = lobby.admit(address("192.0.2.1"), start).unwrap();
+        assert!(lobby.admit(address("192.0.2.2"), start).is_none());
+        let third = lobby.admit(address("192.0.2.2"), later).unwrap();
+        assert!(is_evicted(&first));
+        third.known();
+        let _fourth = lobby.admit(address("192.0.2.2"), later).unwrap();
+        assert!(![&known, &second, &third].into_iter().any(is_evicted));
+    }
+
+    #[test]
     fn a_listener_full_of_known_connections_refuses() {
-        let (lobby, now) = (Lobby::new("test", 1), Instant::now());
+        let (lobby, now) = (Lobby::new("test", slots(1)), Instant::now());
         let held = lobby.admit(address("192.0.2.1"), now).unwrap();
         held.known();
         assert!(lobby.admit(address("192.0.2.2"), now + Duration::from_secs(60)).is_none());

@@ -13,8 +13,8 @@ use wayleave_dial::{DialRefusal, DialRequest, DialResponse, VERSION};
 use wayleave_keystore::{Audience, client_config, public_client_config};
 use wayleave_mux::{Config, Role};
 use wayleave_net::{
-    ClusterStream, ConnectError, DIAL_MESSAGE_TIMEOUT, Inbound, Tunnel, TunnelClosed, TunnelEvent,
-    TunnelStream, connect_cluster, read_message, write_message,
+    ClusterStream, ConnectError, DIAL_MESSAGE_TIMEOUT, Inbound, ToldError, Tunnel, TunnelClosed, TunnelEvent,
+    TunnelStream, connect_cluster, connect_told, read_message, write_message,
 };
 use wayleave_runtime::Clock;
 use wayleave_tunnel::Connected;
@@ -22,8 +22,10 @@ use wayleave_vocab::{HostId, HostPort, Incarnation, SystemRole};
 
 /// How long the proxy may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest control message: a policy of 64 MiB, its head, and their envelope.
+/// Longest control message of a proxy: a policy of 64 MiB, its head, and their envelope.
 const CONTROL_BYTES_MAX: u32 = 64 * 1024 * 1024 + 64 * 1024;
+/// Longest control message that proxies take.
+const CONTROL_SENT_BYTES_MAX: u32 = 64 * 1024;
 /// Control messages that wait to be handled; more end the tunnel.
 const CONTROL_QUEUE: usize = 64;
 
@@ -32,6 +34,8 @@ const CONTROL_QUEUE: usize = 64;
 pub(crate) enum DialError {
     #[error("the proxy cannot be reached")]
     Connect(#[source] ConnectError),
+    #[error("the proxy cannot be reached where the cluster says it is")]
+    Told(#[source] ToldError),
     #[error("TLS cannot be set up")]
     Tls(#[source] wayleave_keystore::TlsConfigError),
     #[error("the proxy's certificate identifies no proxy")]
@@ -74,8 +78,14 @@ pub(crate) async fn dial(
     let config = &shared.config;
     let tls = client_config(&config.tls, &config.trust, SystemRole::Proxy, None, &[ALPN_TUNNEL])
         .map_err(DialError::Tls)?;
-    let outer = public_client_config(Some(&config.trust)).map_err(DialError::Tls)?;
-    let stream = connect_cluster(address, tls, &outer).await.map_err(DialError::Connect)?;
+    let stream = match wanted {
+        // An address that the configuration names leads to whoever answers there.
+        None => {
+            let outer = public_client_config(Some(&config.trust)).map_err(DialError::Tls)?;
+            connect_cluster(address, tls, &outer).await.map_err(DialError::Connect)?
+        }
+        Some(_) => connect_told(address, tls).await.map_err(DialError::Told)?,
+    };
     let proxy_id = proxy_of(shared, &stream)?;
     if let Some(wanted) = wanted
         && wanted != proxy_id
@@ -86,7 +96,11 @@ pub(crate) async fn dial(
     if policy.is_some_and(|policy| policy.is_host_locked(proxy_id, shared.clock.wall())) {
         return Err(DialError::Locked(proxy_id));
     }
-    let mux = Config { control_bytes_max: CONTROL_BYTES_MAX, ..Config::default() };
+    let mux = Config {
+        control_bytes_max: CONTROL_BYTES_MAX,
+        control_sent_bytes_max: CONTROL_SENT_BYTES_MAX,
+        ..Config::default()
+    };
     let (tunnel, driver) = Tunnel::new(Role::Connector, mux, stream);
     let (sender, mut news) = mpsc::channel(CONTROL_QUEUE);
     let (owner, handle) = (shared.clone(), tunnel.clone());

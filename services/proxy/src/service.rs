@@ -25,15 +25,15 @@ use wayleave_api::{ALPN_DIAL, ALPN_FORWARD, ALPN_TUNNEL};
 use wayleave_keystore::{
     ClientAuth, PolicyKeeper, TlsConfigError, client_config, server_config, web_server_config,
 };
-use wayleave_net::{Admission, BindError, Dialer, Entry, accept_loop, bind};
+use wayleave_net::{Admission, BindError, Dialer, Entry, Slots, accept_loop, bind};
 use wayleave_rpc::CALL_TIMEOUT;
 use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup, random_u64};
 use wayleave_vocab::{HostId, HostPort, Incarnation, Mono, SystemRole};
 
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// By then a client of the SSH port has logged in or was closed by its entry.
-const SSH_LOGIN_TIMEOUT: Duration = Duration::from_secs(45);
+/// Connections to the SSH port at a time that have not proved a user: each costs a key exchange.
+const SSH_STRANGERS_MAX: usize = 512;
 /// How long a drain waits for agents to go where they have another proxy to go to.
 const AGENTS_LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long tasks may take to end once everything is cut.
@@ -246,7 +246,8 @@ async fn accept_web(shared: Arc<Shared>, listener: TcpListener, shutdown: Shutdo
             let _ = closing.until(web::serve(shared, stream, peer, admission, ending)).await;
         }
     };
-    accept_loop("the public port", listener, connections_max, tasks, shutdown, serve).await;
+    let slots = Slots { connections_max, strangers_max: connections_max };
+    accept_loop("the public port", listener, slots, tasks, shutdown, serve).await;
 }
 
 /// The same for the SSH port.
@@ -261,20 +262,15 @@ async fn accept_ssh(
     let dialer: Arc<dyn Dialer> = Arc::new(ProxyDialer(shared));
     let ending = shutdown.clone();
     let serve = move |stream, peer, admission: Admission| {
-        let serving = entry.clone().serve(Box::new(stream), peer, dialer.clone(), ending.clone());
+        let known = Box::new(move || admission.known());
+        let serving = entry.clone().serve(Box::new(stream), peer, known, dialer.clone(), ending.clone());
         let closing = closing.clone();
         async move {
-            let mut serving = serving;
-            let served = async {
-                if tokio::time::timeout(SSH_LOGIN_TIMEOUT, &mut serving).await.is_err() {
-                    admission.known();
-                    serving.await;
-                }
-            };
-            let _ = closing.until(served).await;
+            let _ = closing.until(serving).await;
         }
     };
-    accept_loop("SSH", listener, connections_max, tasks, shutdown, serve).await;
+    let slots = Slots { connections_max, strangers_max: SSH_STRANGERS_MAX.min(connections_max) };
+    accept_loop("SSH", listener, slots, tasks, shutdown, serve).await;
 }
 
 fn spawn(group: &TaskGroup, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {

@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use wayleave_audit::{Event as AuditEvent, Text};
 use wayleave_dial::{DialRefusal, DialRequest, DialTarget, VERSION};
 use wayleave_identity::UserPrincipal;
-use wayleave_net::{Dialed, Dialer};
+use wayleave_net::{Dialed, Dialer, Known};
 use wayleave_policy::{Denial, LockMatch, Subject};
 use wayleave_runtime::{Shutdown, random_bytes};
 use wayleave_session::{Connection as Limits, Effect, EndReason, Terms};
@@ -34,8 +34,8 @@ pub(super) struct JumpConnection {
     dialer: Arc<dyn Dialer>,
     views: watch::Receiver<Option<Arc<PolicyView>>>,
     stage: Stage,
-    /// Held until somebody is let in.
-    unauthenticated: Option<OwnedSemaphorePermit>,
+    /// To be told when somebody is let in.
+    known: Option<Known>,
     /// Channels that count as sessions, for drain.
     channels: BTreeMap<ChannelId, SessionId>,
 }
@@ -89,7 +89,7 @@ impl JumpConnection {
         entry: Arc<JumpEntry>,
         client: SocketAddr,
         dialer: Arc<dyn Dialer>,
-        unauthenticated: OwnedSemaphorePermit,
+        known: Known,
         shutdown: &Shutdown,
         core: &mut Core<Done>,
     ) -> Self {
@@ -106,7 +106,7 @@ impl JumpConnection {
             dialer,
             views,
             stage: Stage::Unauthenticated,
-            unauthenticated: Some(unauthenticated),
+            known: Some(known),
             channels: BTreeMap::new(),
         }
     }
@@ -120,7 +120,9 @@ impl JumpConnection {
             Ok((principal, terms)) => {
                 let limits = Limits::new(terms, limits::now(&*core.clock));
                 self.stage = Stage::Admitted(Box::new(Admitted { principal, limits }));
-                self.unauthenticated = None;
+                if let Some(known) = self.known.take() {
+                    known();
+                }
                 // Refused only when the connection is over, which the driver sees.
                 let _over = core.connection.accept_auth();
             }

@@ -15,14 +15,12 @@ use futures::future::BoxFuture;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
-use wayleave_net::{BoxStream, Dialer, Entry};
+use tokio::sync::watch;
+use wayleave_net::{BoxStream, Dialer, Entry, Known};
 use wayleave_runtime::{Clock, Shutdown};
 use wayleave_ssh::{Credential, Limits, ServerConfig, Timing};
 use wayleave_vocab::HostId;
 
-/// Connections at a time that have not proved a user.
-const UNAUTHENTICATED_MAX: usize = 512;
 /// Version exchange and key exchange.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Authentication: a person may have to touch a key.
@@ -51,13 +49,12 @@ pub struct JumpConfig {
 /// The proxy's SSH entry.
 pub struct JumpEntry {
     config: JumpConfig,
-    unauthenticated: Arc<Semaphore>,
 }
 
 impl JumpEntry {
     /// Builds it; nothing runs yet.
     pub fn new(config: JumpConfig) -> Self {
-        Self { config, unauthenticated: Arc::new(Semaphore::new(UNAUTHENTICATED_MAX)) }
+        Self { config }
     }
 
     fn server_config(&self) -> Option<ServerConfig> {
@@ -76,6 +73,7 @@ impl Entry for JumpEntry {
         self: Arc<Self>,
         stream: BoxStream,
         client: SocketAddr,
+        known: Known,
         dialer: Arc<dyn Dialer>,
         shutdown: Shutdown,
     ) -> BoxFuture<'static, ()> {
@@ -84,12 +82,8 @@ impl Entry for JumpEntry {
                 tracing::warn!("an SSH connection came before there is a host certificate");
                 return;
             };
-            let Ok(slot) = self.unauthenticated.clone().try_acquire_owned() else {
-                tracing::warn!("too many SSH connections that have not authenticated");
-                return;
-            };
             let mut core = Core::server(&server, self.config.clock.clone());
-            let application = JumpConnection::new(self, client, dialer, slot, &shutdown, &mut core);
+            let application = JumpConnection::new(self, client, dialer, known, &shutdown, &mut core);
             driver::run(stream, core, application).await;
         })
     }

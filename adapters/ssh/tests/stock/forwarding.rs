@@ -293,14 +293,14 @@ fn write_restricted(world: &World) {
 }
 
 /// An ssh that only forwards, once its socket is there.
-async fn forward(world: &World, options: &[&str], socket: &Path) -> Child {
+pub(crate) async fn forward(world: &World, options: &[&str], socket: &Path) -> Child {
     let ssh = world.ssh("alice", &[&["-N"], options].concat()).spawn().unwrap();
     wait_until(|| socket.exists()).await;
     ssh
 }
 
 /// A server that gives everything back.
-async fn echo_server(world: &World) -> u16 {
+pub(crate) async fn echo_server(world: &World) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (group, shutdown) = (world.tasks.clone(), world.tasks.shutdown());
@@ -319,7 +319,7 @@ async fn echo(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite) {
 }
 
 /// Sends and gets back, and sees the end.
-async fn check_echo(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite) {
+pub(crate) async fn check_echo(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite) {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let sent = pattern(1_000_000);
     let mut back = Vec::new();
@@ -355,7 +355,7 @@ async fn wait_until_refused(port: u16) {
 }
 
 /// Reads "Allocated port N for remote forward".
-async fn allocated_port(ssh: &mut Child) -> u16 {
+pub(crate) async fn allocated_port(ssh: &mut Child) -> u16 {
     let mut lines = BufReader::new(ssh.stderr.as_mut().unwrap()).lines();
     while let Some(line) = lines.next_line().await.unwrap() {
         if let Some(rest) = line.strip_prefix("Allocated port ") {
@@ -366,13 +366,13 @@ async fn allocated_port(ssh: &mut Child) -> u16 {
 }
 
 /// An agent with one key. Killed with the test.
-struct Agent {
-    socket: String,
+pub(crate) struct Agent {
+    pub(crate) socket: String,
     _process: Child,
 }
 
 impl Agent {
-    async fn start(world: &World) -> Self {
+    pub(crate) async fn start(world: &World) -> Self {
         let path = world.path("agent");
         let socket = path.display().to_string();
         let process = Command::new("ssh-agent")

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::process::Command;
@@ -36,6 +37,7 @@ fn a_jump_reaches_a_node_by_its_name() {
 
             assert_eq!(text(&output.stdout), "42\n", "{name} {output:?}");
         }
+        assert_eq!(entry.known.load(Ordering::SeqCst), 3, "who has logged in keeps his slot");
     });
 }
 
@@ -122,6 +124,7 @@ fn d_certificates_that_are_wrong_do_not_jump() {
             assert!(!output.status.success(), "{what}");
             assert!(text(&output.stderr).contains(expected), "{what} {}", text(&output.stderr));
         }
+        assert_eq!(entry.known.load(Ordering::SeqCst), 0, "strangers give way to others");
     });
 }
 
@@ -148,6 +151,8 @@ fn j_a_lock_ends_a_running_jump() {
 /// An entry before a world's node.
 struct Entrance {
     config: PathBuf,
+    /// How many have shown who they are.
+    known: Arc<AtomicUsize>,
 }
 
 impl Entrance {
@@ -162,8 +167,9 @@ impl Entrance {
             drain_grace: Duration::from_secs(1),
         }));
         let dialer = Arc::new(ToNode { adapter: world.adapter.clone(), tasks: world.tasks.clone() });
-        let address = serve(&world.tasks, entry, dialer).await;
-        Self { config: Self::write_config(world, address) }
+        let known = Arc::new(AtomicUsize::new(0));
+        let address = serve(&world.tasks, entry, dialer, known.clone()).await;
+        Self { config: Self::write_config(world, address), known }
     }
 
     fn write_config(world: &World, address: SocketAddr) -> PathBuf {
@@ -199,13 +205,23 @@ impl Entrance {
     }
 }
 
-async fn serve(tasks: &TaskGroup, entry: Arc<JumpEntry>, dialer: Arc<dyn Dialer>) -> SocketAddr {
+async fn serve(
+    tasks: &TaskGroup,
+    entry: Arc<JumpEntry>,
+    dialer: Arc<dyn Dialer>,
+    known: Arc<AtomicUsize>,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (group, shutdown) = (tasks.clone(), tasks.shutdown());
     tasks.spawn("entry", async move {
         while let Some(Ok((stream, client))) = shutdown.until(listener.accept()).await {
-            let serving = entry.clone().serve(Box::new(stream), client, dialer.clone(), shutdown.clone());
+            let counted = known.clone();
+            let known = Box::new(move || {
+                let _before = counted.fetch_add(1, Ordering::SeqCst);
+            });
+            let serving =
+                entry.clone().serve(Box::new(stream), client, known, dialer.clone(), shutdown.clone());
             group.spawn_many(serving);
         }
     });

@@ -12,6 +12,7 @@ mod forwarding;
 mod harness;
 mod jump;
 mod sessions;
+mod tenants;
 mod world;
 
 use harness::Case;
@@ -27,6 +28,7 @@ fn main() {
                 admission::CASES,
                 ending::CASES,
                 jump::CASES,
+                tenants::CASES,
             ]
             .concat(),
         ),

@@ -28,7 +28,9 @@ use wayleave_api::peer::{PeerPingRequest, PeerPingResponse, SyncRoutesRequest};
 use wayleave_dial::{DialRefusal, DialRequest, DialResponse, VERSION};
 use wayleave_identity::Principal;
 use wayleave_keystore::Audience;
-use wayleave_net::{Admission, HELLO_TIMEOUT, Rewind, accept_loop, read_message, splice, write_message};
+use wayleave_net::{
+    Admission, HELLO_TIMEOUT, Rewind, Slots, accept_loop, read_message, splice, write_message,
+};
 use wayleave_rpc::{Caller, RpcStream};
 use wayleave_runtime::{Clock, Shutdown};
 use wayleave_vocab::{HostId, SystemRole};
@@ -66,7 +68,8 @@ pub(super) async fn serve_peers(shared: Arc<Shared>, listener: TcpListener, shut
             }
         }
     };
-    let accepting = accept_loop("peering", listener, PEER_CONNECTIONS_MAX, tasks, shutdown.clone(), serve);
+    let slots = Slots { connections_max: PEER_CONNECTIONS_MAX, strangers_max: PEER_CONNECTIONS_MAX };
+    let accepting = accept_loop("peering", listener, slots, tasks, shutdown.clone(), serve);
     let service = PeerService { shared: shared.clone(), shutdown: shutdown.clone() };
     let incoming = ReceiverStream::new(handshaken).map(Ok::<_, Infallible>);
     let serving = tonic::transport::Server::builder()
