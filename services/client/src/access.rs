@@ -159,7 +159,7 @@ impl Access {
             Exit::Expired,
             format!("the certificate of {} expired at {}", user.name, moment::local(user.not_after)),
         )
-        .hint(hint))
+        .hint(format!("{hint}; if that is not so, check this machine's clock")))
     }
 
     /// The proxies, or what to do when none is known.

@@ -177,8 +177,10 @@ fn tls_reason(error: &ConnectError, text: &str) -> Option<rustls::Error> {
 fn from_tls(address: &str, reason: &rustls::Error) -> Failure {
     use rustls::{AlertDescription as Alert, CertificateError, Error as Tls};
     let expired = || {
-        Failure::new(Exit::Expired, format!("{address} refused the certificate: it has expired"))
-            .hint("log in again with `way login`, or ask for a new identity file")
+        Failure::new(Exit::Expired, format!("{address} refused the certificate: it has expired")).hint(
+            "log in again with `way login`, or ask for a new identity file; if it is new, the clock of this \
+                 machine or of the proxy is wrong",
+        )
     };
     match reason {
         Tls::AlertReceived(Alert::CertificateExpired) => expired(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use wayleave_keystore::{CredentialsError, IdentityDirError, TlsConfigError};
+use wayleave_net::{ClockComplaint, clock_complaint};
 use wayleave_vocab::SystemRole;
 
 /// A process that cannot get or keep its identity.
@@ -42,6 +43,9 @@ pub enum InstanceError {
     /// The cluster cannot be reached.
     #[error("the Auth Service cannot be reached: {0}")]
     Unreachable(String),
+    /// Certificates and a clock do not agree.
+    #[error("{0}: set the clocks right; until then this process cannot be sure of the cluster")]
+    Clock(ClockComplaint),
     /// What answered is not what is pinned or trusted.
     #[error(
         "whoever answered is not the cluster that this process trusts ({0}): compare wayleave.ca_pin with what \
@@ -64,6 +68,9 @@ pub enum InstanceError {
 
 impl InstanceError {
     pub(crate) fn from_status(status: &tonic::Status) -> Self {
+        if let Some(complaint) = clock_complaint(status) {
+            return Self::Clock(complaint);
+        }
         if is_untrusted(status) {
             return Self::Untrusted(status_with_sources(status));
         }

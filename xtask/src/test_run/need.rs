@@ -15,7 +15,7 @@ struct Need {
     package: &'static str,
 }
 
-const NEEDS: [Need; 11] = [
+const NEEDS: [Need; 12] = [
     Need { program: "ssh", package: "openssh-client" },
     Need { program: "ssh-keygen", package: "openssh-client" },
     Need { program: "sftp", package: "openssh-client" },
@@ -27,6 +27,7 @@ const NEEDS: [Need; 11] = [
     Need { program: "initdb", package: "postgresql" },
     Need { program: "etcd", package: "etcd-server" },
     Need { program: "etcdctl", package: "etcd-client" },
+    Need { program: "faketime", package: "faketime" },
 ];
 
 /// Where servers are, which the PATH of a plain user leaves out.

@@ -58,6 +58,13 @@ pub(crate) async fn open(process: &Process, auth: Option<&RunningAuth>) -> anyho
                     said = true;
                 }
             }
+            // A machine that has just started may not have been told the time yet.
+            Err(InstanceError::Clock(complaint)) => {
+                if !said {
+                    tracing::warn!(reason = %complaint, "the clocks do not agree, trying again until they do");
+                    said = true;
+                }
+            }
             Err(error) => return Err(error).context("this process cannot join the cluster"),
         }
         let pause = retry / 2 + Duration::from_millis(random_u64() % 250);

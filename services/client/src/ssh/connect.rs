@@ -8,7 +8,8 @@ use crate::output::note;
 use crate::ssh::driver::{Driver, DriverError, Notice};
 use wayleave_identity::{Principal, SSH_EXTENSION};
 use wayleave_ssh::{
-    CertType, Certificate, ClientConfig, HostIdentity, PublicKey, PublicKeyAlgorithm, SignatureAlgorithm,
+    CertType, Certificate, CertificateError, ClientConfig, HostIdentity, PublicKey, PublicKeyAlgorithm,
+    SignatureAlgorithm,
 };
 use wayleave_vocab::{ClusterName, NodeName, SystemRole, Wall};
 
@@ -73,9 +74,13 @@ fn verify(
         HostIdentity::Certificate(certificate) => certificate,
         HostIdentity::Key(_) => return Err(refuse("it has no certificate of the cluster")),
     };
-    certificate
-        .verify(authorities, CertType::Host, None, &[], now)
-        .map_err(|error| refuse(&format!("its {error}")))?;
+    certificate.verify(authorities, CertType::Host, None, &[], now).map_err(|error| match error {
+        CertificateError::Expired | CertificateError::NotYetValid => {
+            Failure::new(Exit::Denied, format!("{node} cannot be verified: its {error}, by the clock here"))
+                .hint("check this machine's clock; if it is right, tell the cluster's administrator")
+        }
+        other => refuse(&format!("its {other}")),
+    })?;
     let full = format!("{node}.{cluster}");
     let is_named = certificate
         .principals()
