@@ -147,7 +147,7 @@ async fn concurrent(subject: &dyn Subject) -> Outcome {
             Ok(())
         }
     };
-    let followers = join_all((0..4).map(|n| follow(&*backend, &root, 1 + n * 7, WRITERS, WRITES - 1)));
+    let followers = join_all((0..4).map(|n| follow(&*backend, &root, 5 + n * 7, WRITERS, WRITES - 1)));
     let (written, followed): (Vec<Outcome>, _) = join(join_all((0..WRITERS).map(write)), followers).await;
     written.into_iter().collect::<Outcome>()?;
     let mut expected = BTreeMap::new();

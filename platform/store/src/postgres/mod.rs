@@ -341,6 +341,14 @@ impl Backend for PostgresBackend {
     }
 }
 
+impl Drop for PostgresBackend {
+    // Whoever drops it without closing it has nobody left to answer to; the connections must not stay.
+    fn drop(&mut self) {
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.tasks.shutdown().request();
+    }
+}
+
 /// Makes the tables if there are none, and reads where they stand.
 async fn prepare(connector: &Connector, server: &str) -> Result<Head, PostgresOpenError> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| PostgresOpenError::Connect {
