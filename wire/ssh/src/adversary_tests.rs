@@ -453,6 +453,7 @@ impl Rogue {
             host_keys: vec![],
             rekey_bytes: u64::MAX,
             is_guessing: false,
+            proof: crate::config::LoginProofs::None,
         };
         let mut rogue = Self {
             peer: Transport::new(Role::Client, config, entropy(seed)),

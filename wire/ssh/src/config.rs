@@ -108,6 +108,19 @@ impl Credential {
     }
 }
 
+/// Whether a server keeps what a login can be proven by to others (see [`crate::LoginProof`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LoginProofs {
+    /// It does not.
+    #[default]
+    None,
+    /// It does.
+    Kept {
+        /// The cookie of the first KEXINIT, from whoever wants the proof to be fresh; random without.
+        cookie: Option<[u8; 16]>,
+    },
+}
+
 /// The server side.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
@@ -117,6 +130,8 @@ pub struct ServerConfig {
     pub banner: Option<String>,
     /// Signed authentication requests that may fail before the connection is cut.
     pub auth_attempts_max: u32,
+    /// Whether logins are to be provable.
+    pub proofs: LoginProofs,
     /// Algorithms.
     pub algorithms: Algorithms,
     /// Flow control and counts.
@@ -132,6 +147,7 @@ impl ServerConfig {
             host_keys,
             banner: None,
             auth_attempts_max: 6,
+            proofs: LoginProofs::None,
             algorithms: Algorithms::default(),
             limits: Limits::default(),
             timing: Timing::default(),

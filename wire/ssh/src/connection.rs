@@ -3,7 +3,7 @@
 //! Order of calls is free except that after [`Connection::handle_input`] or
 //! [`Connection::handle_timeout`] returned an error only the output is left to be sent.
 
-use crate::config::{ClientConfig, DATA_BYTES_MAX, Limits, ServerConfig, Timing};
+use crate::config::{ClientConfig, DATA_BYTES_MAX, Limits, LoginProofs, ServerConfig, Timing};
 use crate::entropy::Entropy;
 use crate::error::{ConnectionError, Deadline, VerbError};
 use crate::event::{
@@ -80,6 +80,7 @@ impl Connection {
             host_keys: config.host_keys.clone(),
             rekey_bytes: config.timing.rekey_bytes,
             is_guessing: false,
+            proof: config.proofs,
         };
         let plan = Plan::Server { attempts_max: config.auth_attempts_max, banner: config.banner.clone() };
         let transport = Transport::new(Role::Server, transport, entropy);
@@ -95,6 +96,7 @@ impl Connection {
             host_keys: Vec::new(),
             rekey_bytes: config.timing.rekey_bytes,
             is_guessing: config.is_guessing,
+            proof: LoginProofs::None,
         };
         let plan = Plan::Client { user: config.user.clone(), credentials: config.credentials.clone() };
         let transport = Transport::new(Role::Client, transport, entropy);

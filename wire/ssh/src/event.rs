@@ -3,6 +3,7 @@
 use crate::certificate::Certificate;
 use crate::key::SecurityKeyAssertion;
 use crate::message::DisconnectReason;
+use crate::proof::LoginProof;
 use crate::request::{ChannelOpen, ChannelRequest, GlobalRequest};
 use crate::transport::HostIdentity;
 use bytes::Bytes;
@@ -105,6 +106,8 @@ pub struct AuthAttempt {
     pub certificate: Certificate,
     /// What a FIDO authenticator asserted; `None` for keys that are not in one.
     pub security_key: Option<SecurityKeyAssertion>,
+    /// What shows this to others, where the server keeps it.
+    pub proof: Option<Box<LoginProof>>,
 }
 
 /// Something happened. Events come in the order of the peer's messages.

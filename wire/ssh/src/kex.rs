@@ -24,6 +24,8 @@ const MACS: &str = "hmac-sha2-256-etm@openssh.com,hmac-sha2-512-etm@openssh.com"
 const MLKEM_KEY_BYTES: usize = 1184;
 const MLKEM_CIPHERTEXT_BYTES: usize = 1088;
 const X25519_BYTES: usize = 32;
+/// Random bytes at the start of a KEXINIT.
+pub(crate) const COOKIE_BYTES: usize = 16;
 
 /// A key exchange that cannot be completed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -61,7 +63,7 @@ pub(crate) struct Offer<'a> {
     pub(crate) kex: &'a [KexAlgorithm],
     pub(crate) host_keys: &'a [PublicKeyAlgorithm],
     pub(crate) ciphers: &'a [CipherAlgorithm],
-    pub(crate) cookie: [u8; 16],
+    pub(crate) cookie: [u8; COOKIE_BYTES],
     /// Only the first exchange announces extensions.
     pub(crate) is_first: bool,
     /// A share for the most wanted method follows at once.
@@ -110,7 +112,7 @@ impl<'a> Lists<'a> {
     fn parse(payload: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(payload);
         reader.u8()?;
-        reader.take(16)?;
+        reader.take(COOKIE_BYTES)?;
         let mut list = || reader.string_max(NAME_LIST_BYTES_MAX, "name list");
         let (kex, host_keys) = (list()?, list()?);
         let (cipher_to_server, cipher_to_client) = (list()?, list()?);
@@ -122,6 +124,16 @@ impl<'a> Lists<'a> {
         reader.end()?;
         Ok(Self { kex, host_keys, cipher_to_server, cipher_to_client, compression, first_follows })
     }
+}
+
+/// The cookie of a KEXINIT payload.
+pub(crate) fn cookie_of(init: &[u8]) -> Result<[u8; COOKIE_BYTES], DecodeError> {
+    let mut reader = Reader::new(init);
+    if reader.u8()? != message::KEXINIT {
+        return Err(DecodeError::Invalid("KEXINIT"));
+    }
+    let cookie = reader.take(COOKIE_BYTES)?;
+    cookie.try_into().map_err(|_| DecodeError::Truncated)
 }
 
 /// The outcome of a negotiation.
@@ -197,6 +209,16 @@ fn choose_cipher(client: &[u8], server: &[u8], is_strict: bool) -> Result<Cipher
 
 /// The shared secret in the form in which it is hashed: an mpint or a string, with its length.
 pub(crate) struct SharedSecret(Zeroizing<Vec<u8>>);
+
+impl SharedSecret {
+    pub(crate) fn encoded(&self) -> Zeroizing<Vec<u8>> {
+        self.0.clone()
+    }
+
+    pub(crate) fn from_encoded(encoded: Zeroizing<Vec<u8>>) -> Self {
+        Self(encoded)
+    }
+}
 
 /// The client's half-finished exchange.
 pub(crate) struct ClientExchange {
@@ -309,11 +331,10 @@ pub(crate) struct Transcript<'a> {
     pub(crate) server_share: &'a [u8],
 }
 
-impl Transcript<'_> {
-    /// H (RFC 5656 section 4, RFC 8731 section 3).
-    pub(crate) fn hash(&self, secret: &SharedSecret) -> [u8; 32] {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(8192));
-        for part in [
+impl<'a> Transcript<'a> {
+    /// In the order in which they are hashed.
+    pub(crate) fn parts(&self) -> [&'a [u8]; 7] {
+        [
             self.client_version,
             self.server_version,
             self.client_init,
@@ -321,7 +342,13 @@ impl Transcript<'_> {
             self.host_key,
             self.client_share,
             self.server_share,
-        ] {
+        ]
+    }
+
+    /// H (RFC 5656 section 4, RFC 8731 section 3).
+    pub(crate) fn hash(&self, secret: &SharedSecret) -> [u8; 32] {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(8192));
+        for part in self.parts() {
             bytes.put_string(part);
         }
         bytes.put_raw(&secret.0);

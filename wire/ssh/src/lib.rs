@@ -98,6 +98,7 @@ mod mux;
 mod mux_send;
 mod packet;
 mod private_key;
+mod proof;
 mod request;
 mod transport;
 mod userauth;
@@ -111,7 +112,7 @@ pub use certificate::{
     CERTIFICATE_BYTES_MAX, CertType, Certificate, CertificateError, CertificateTemplate, OPTIONS_MAX,
     Options, PRINCIPALS_MAX, SourceNetwork, Verified,
 };
-pub use config::{Algorithms, ClientConfig, Credential, Limits, ServerConfig, Timing};
+pub use config::{Algorithms, ClientConfig, Credential, Limits, LoginProofs, ServerConfig, Timing};
 pub use connection::{Connection, Intake};
 pub use encoding::DecodeError;
 pub use entropy::Entropy;
@@ -125,6 +126,7 @@ pub use key::{ParseKeyError, PublicKey, SecurityKeyAssertion, SignatureError};
 pub use message::DisconnectReason;
 pub use packet::{PACKET_BEFORE_AUTH_BYTES_MAX, PACKET_BYTES_MAX, PacketError};
 pub use private_key::{KeyPair, PrivateKeyError};
+pub use proof::{LoginProof, PROOF_BYTES_MAX, ProofError, ProvenLogin};
 pub use request::{
     ChannelOpen, ChannelRequest, GlobalRequest, TcpEndpoint, TerminalSize, encode_terminal_modes,
     terminal_modes,

@@ -4,17 +4,18 @@
 use crate::algorithm::{CipherAlgorithm, KexAlgorithm, PublicKeyAlgorithm, SignatureAlgorithm};
 use crate::certificate::Certificate;
 use crate::cipher::DirectionKeys;
-use crate::config::{Credential, VERSION};
+use crate::config::{Credential, LoginProofs, VERSION};
 use crate::encoding::{DecodeError, Put, Reader};
 use crate::entropy::Entropy;
 use crate::error::ConnectionError;
 use crate::kex::{
-    ClientExchange, KexError, Negotiated, Offer, Role, SessionKeys, SharedSecret, Transcript, answer,
-    negotiate,
+    COOKIE_BYTES, ClientExchange, KexError, Negotiated, Offer, Role, SessionKeys, SharedSecret, Transcript,
+    answer, negotiate,
 };
 use crate::key::{KEY_BLOB_BYTES_MAX, PublicKey};
 use crate::message::{self, DisconnectReason};
 use crate::packet::{PACKET_BYTES_MAX, PacketReader, PacketWriter};
+use crate::proof::RecordedExchange;
 use crate::version::VersionReader;
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
@@ -48,6 +49,8 @@ pub(crate) struct TransportConfig {
     /// Client only: send a share for the most wanted method along with the first KEXINIT, which saves
     /// a round trip when the server wants the same.
     pub(crate) is_guessing: bool,
+    /// Server only: what the client's login can be proven by.
+    pub(crate) proof: LoginProofs,
 }
 
 /// What the transport hands up.
@@ -110,6 +113,8 @@ pub(crate) struct Transport {
     /// Messages that wait for the end of a key exchange.
     deferred: VecDeque<Vec<u8>>,
     deferred_bytes: usize,
+    /// Server: the first exchange, where logins are to be provable.
+    recorded: Option<RecordedExchange>,
 }
 
 impl Transport {
@@ -131,6 +136,7 @@ impl Transport {
             host_key: None,
             deferred: VecDeque::new(),
             deferred_bytes: 0,
+            recorded: None,
         };
         transport.writer.output.put_raw(VERSION.as_bytes());
         transport.writer.output.put_raw(b"\r\n");
@@ -155,6 +161,11 @@ impl Transport {
     /// The session id, once the first exchange is complete.
     pub(crate) const fn session_id(&self) -> Option<&[u8; 32]> {
         self.session_id.as_ref()
+    }
+
+    /// The first exchange, where logins are to be provable.
+    pub(crate) const fn recorded(&self) -> Option<&RecordedExchange> {
+        self.recorded.as_ref()
     }
 
     /// Version line of the peer, once received.
@@ -200,6 +211,7 @@ impl Transport {
     pub(crate) fn trust_peer(&mut self) {
         self.reader.bytes_max = PACKET_BYTES_MAX;
         self.is_trusted = true;
+        self.recorded = None;
     }
 
     /// Whether the present keys have protected enough.
@@ -222,8 +234,11 @@ impl Transport {
     }
 
     fn write_init(&mut self) -> Result<(), ConnectionError> {
-        let mut cookie = [0; 16];
-        self.entropy.fill(&mut cookie);
+        let mut cookie = [0; COOKIE_BYTES];
+        match self.config.proof {
+            LoginProofs::Kept { cookie: Some(given) } if self.session_id.is_none() => cookie = given,
+            LoginProofs::Kept { .. } | LoginProofs::None => self.entropy.fill(&mut cookie),
+        }
         let offer = Offer {
             role: self.role,
             kex: &self.config.kex,
@@ -440,7 +455,7 @@ impl Transport {
             Some(certificate) if negotiated.host_key.is_certificate => certificate.as_blob().to_vec(),
             _ => credential.key.public_key().to_blob(),
         };
-        let hash = Transcript {
+        let transcript = Transcript {
             client_version: &self.peer_version,
             server_version: VERSION.as_bytes(),
             client_init: theirs,
@@ -448,13 +463,16 @@ impl Transport {
             host_key: &host_key,
             client_share,
             server_share: &server_share,
+        };
+        let hash = transcript.hash(&secret);
+        let is_first = self.session_id.is_none();
+        if is_first && matches!(self.config.proof, LoginProofs::Kept { .. }) {
+            self.recorded = Some(RecordedExchange::new(&transcript, &secret));
         }
-        .hash(&secret);
         let mut reply = vec![message::KEX_ECDH_REPLY];
         reply.put_string(&host_key);
         reply.put_string(&server_share);
         reply.put_string(&credential.key.sign(&hash));
-        let is_first = self.session_id.is_none();
         let keys = SessionKeys::derive(negotiated, &secret, &hash, self.session_id.get_or_insert(hash));
         self.writer.write(&reply)?;
         self.switch_writer(&keys.to_client)?;

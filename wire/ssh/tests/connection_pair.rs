@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/login_proof.rs"]
+mod login_proof;
 #[path = "support/pair.rs"]
 mod pair;
 mod support;

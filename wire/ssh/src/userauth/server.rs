@@ -8,6 +8,7 @@ use crate::error::ConnectionError;
 use crate::event::AuthAttempt;
 use crate::key::{KEY_BLOB_BYTES_MAX, SecurityKeyAssertion};
 use crate::message;
+use crate::proof::LoginProof;
 use crate::transport::{Transport, malformed};
 
 /// Requests without a signature (probes for keys and methods) before the connection is cut.
@@ -104,7 +105,12 @@ impl ServerAuth {
             return self.refuse(transport).map(|()| None);
         }
         self.is_pending = true;
-        Ok(Some(AuthAttempt { user: request.user.to_owned(), certificate: offer.certificate, security_key }))
+        let proof = transport.recorded().map(|exchange| {
+            let (algorithm, certificate) = (offer.algorithm, &offer.certificate);
+            Box::new(LoginProof::new(exchange.clone(), request.user, algorithm, certificate, signature))
+        });
+        let user = request.user.to_owned();
+        Ok(Some(AuthAttempt { user, certificate: offer.certificate, security_key, proof }))
     }
 
     /// A signed attempt failed, here or at the embedder.
@@ -140,7 +146,7 @@ fn send_failure(transport: &mut Transport) -> Result<(), ConnectionError> {
 
 /// A FIDO key must have been touched unless the certificate waives it, and the user verified where
 /// the certificate asks for that. A key that cannot verify users does not meet `verify-required`.
-fn is_presence_enough(certificate: &Certificate, assertion: Option<SecurityKeyAssertion>) -> bool {
+pub(crate) fn is_presence_enough(certificate: &Certificate, assertion: Option<SecurityKeyAssertion>) -> bool {
     let wants_verification = certificate.critical_options().contains_key(VERIFY_REQUIRED);
     let waives_touch = certificate.extensions().contains_key(NO_TOUCH_REQUIRED);
     match assertion {

@@ -4,7 +4,8 @@ use crate::support::{credential, entropy, key};
 use bytes::BytesMut;
 use std::time::Duration;
 use wayleave_ssh::{
-    CertType, ClientConfig, Connection, ConnectionError, Event, HostIdentity, Intake, KeyPair, ServerConfig,
+    CertType, ClientConfig, Connection, ConnectionError, Event, HostIdentity, Intake, KeyPair, LoginProof,
+    ServerConfig,
 };
 use wayleave_vocab::{Mono, Wall};
 
@@ -25,6 +26,8 @@ pub(crate) struct End {
     in_flight: BytesMut,
     pub(crate) events: Vec<Event>,
     pub(crate) error: Option<ConnectionError>,
+    /// Of the last login, where the server keeps proofs.
+    pub(crate) proof: Option<LoginProof>,
 }
 
 impl End {
@@ -35,6 +38,7 @@ impl End {
             in_flight: BytesMut::new(),
             events: Vec::new(),
             error: None,
+            proof: None,
         }
     }
 
@@ -71,7 +75,8 @@ impl End {
                 certificate.verify(&[authority], CertType::Host, name, &[], NOW).unwrap();
                 self.connection.accept_host().unwrap();
             }
-            Event::AuthAttempt(attempt) => {
+            Event::AuthAttempt(mut attempt) => {
+                self.proof = attempt.proof.take().map(|proof| *proof);
                 let authority = user_authority().public_key();
                 let user = Some(attempt.user.as_str());
                 match attempt.certificate.verify(&[authority], CertType::User, user, &[], NOW) {
