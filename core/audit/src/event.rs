@@ -178,6 +178,32 @@ pub enum Event {
         #[serde(flatten)]
         totals: SftpTotals,
     },
+    /// A connection to a TCP application began, or was refused.
+    #[serde(rename = "app.session.start")]
+    AppSessionStart {
+        /// Which.
+        #[serde(flatten)]
+        app: AppRef,
+        /// From where.
+        #[serde(rename = "addr.remote", default, skip_serializing_if = "Option::is_none")]
+        client_addr: Option<Text>,
+        /// Whether it was made.
+        #[serde(flatten)]
+        outcome: Outcome,
+    },
+    /// A connection to a TCP application ended.
+    #[serde(rename = "app.session.end")]
+    AppSessionEnd {
+        /// Which.
+        #[serde(flatten)]
+        app: AppRef,
+        /// How long it took.
+        duration_ms: u64,
+        /// Bytes from the user.
+        bytes_received: u64,
+        /// Bytes to the user.
+        bytes_sent: u64,
+    },
     /// A client was disconnected by us.
     #[serde(rename = "client.disconnect")]
     ClientDisconnect {
@@ -307,6 +333,21 @@ pub struct SessionRef {
     pub server_hostname: Text,
 }
 
+/// A connection to a TCP application.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppRef {
+    /// Its id.
+    pub sid: SessionId,
+    /// Who.
+    pub user: Text,
+    /// Which application.
+    pub app_name: Text,
+    /// Which of its ports.
+    pub target_port: u16,
+    /// Whose.
+    pub server_id: HostId,
+}
+
 /// What happened to a forwarded port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -415,6 +456,8 @@ impl Event {
             },
             Self::Forward { outcome, .. } => outcome.pick("T3008I", "T3008W"),
             Self::SftpSummary { .. } => "TS021I",
+            Self::AppSessionStart { outcome, .. } => outcome.pick("T2007I", "T2007E"),
+            Self::AppSessionEnd { .. } => "T2011I",
             Self::ClientDisconnect { .. } => "T3006I",
             Self::Changed { kind, change, .. } => changed_code(*kind, *change),
             Self::Credentials { action, .. } => match action.as_str() {

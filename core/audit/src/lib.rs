@@ -16,7 +16,7 @@ pub use chain::{
 };
 pub use envelope::{DecodeEnvelopeError, ENVELOPE_BYTES_MAX, Envelope, Origin};
 pub use event::{
-    Actor, CertKind, Change, ChangedKind, DisconnectReason, Event, Outcome, PortAction, SessionRef,
+    Actor, AppRef, CertKind, Change, ChangedKind, DisconnectReason, Event, Outcome, PortAction, SessionRef,
     SftpTotals, Subject,
 };
 pub use intake::{Intake, IntakeOutcome, IntakeRefusal};

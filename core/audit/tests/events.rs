@@ -5,8 +5,9 @@
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use wayleave_audit::{
-    Actor, CertKind, Change, ChangedKind, DecodeEnvelopeError, DisconnectReason, Envelope, Event, Intake,
-    IntakeOutcome, IntakeRefusal, Origin, Outcome, PortAction, SessionRef, SftpTotals, Subject, bounded_list,
+    Actor, AppRef, CertKind, Change, ChangedKind, DecodeEnvelopeError, DisconnectReason, Envelope, Event,
+    Intake, IntakeOutcome, IntakeRefusal, Origin, Outcome, PortAction, SessionRef, SftpTotals, Subject,
+    bounded_list,
 };
 use wayleave_vocab::{ClusterName, HostId, Login, SessionId, Wall};
 
@@ -26,6 +27,16 @@ fn session() -> SessionRef {
         login: Login::parse("root").unwrap(),
         server_id: host(4),
         server_hostname: "web-1".into(),
+    }
+}
+
+fn app() -> AppRef {
+    AppRef {
+        sid: SessionId::from_random([3; 16]),
+        user: "alice".into(),
+        app_name: "db-1".into(),
+        target_port: 5432,
+        server_id: host(4),
     }
 }
 
@@ -66,6 +77,8 @@ fn all() -> Vec<Event> {
     };
     let exec =
         |outcome| Event::Exec { session: session(), command: "id".into(), exit_code: Some(0), outcome };
+    let app_start =
+        |outcome| Event::AppSessionStart { app: app(), client_addr: Some("10.0.0.1:5".into()), outcome };
     vec![
         login(Outcome::Success),
         login(failure()),
@@ -135,6 +148,9 @@ fn all() -> Vec<Event> {
         Event::Credentials { name: "bob".into(), action: "invite".into(), actor: actor() },
         Event::AccessDenied { actor: actor(), action: "update role access".into(), reason: "no rule".into() },
         Event::ServiceState { service: "ssh".into(), state: "policy_stale".into(), details: "".into() },
+        app_start(Outcome::Success),
+        app_start(failure()),
+        Event::AppSessionEnd { app: app(), duration_ms: 5, bytes_received: 6, bytes_sent: 7 },
     ]
 }
 

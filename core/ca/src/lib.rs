@@ -26,7 +26,7 @@ pub use snapshot::{
 pub use succession::{SUCCESSIONS_MAX, SignedSuccession, Succession, SuccessionError, follow};
 pub use template::{
     ExtendedUse, SshCertTemplate, SshCertType, SshPermissions, X509Template, openssh_user_template, renew_at,
-    ssh_host_template, ssh_user_template, x509_host_template, x509_user_template,
+    ssh_host_template, ssh_publisher_template, ssh_user_template, x509_host_template, x509_user_template,
 };
 pub use validity::{
     CERTIFICATE_TTL_MAX, CERTIFICATE_TTL_MIN, CLOCK_SKEW, DEFAULT_CERTIFICATE_TTL, Validity, certificate_ttl,

@@ -5,8 +5,11 @@
 
 use crate::validity::Validity;
 use std::collections::BTreeMap;
-use wayleave_identity::{HostPrincipal, Principal, SSH_EXTENSION, UserPrincipal};
+use wayleave_identity::{HostPrincipal, PUBLISH_OPTION, Principal, Publisher, SSH_EXTENSION, UserPrincipal};
 use wayleave_vocab::{ClusterName, HostId, Login, SystemRole, UserName, Wall};
+
+/// The principal of publishers: no account can have this name.
+const PUBLISHER: &str = "-wayleave-publisher";
 
 /// Whom an SSH certificate is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +111,20 @@ pub fn openssh_user_template(
         validity,
         critical_options: BTreeMap::new(),
         extensions: permitted(permissions),
+    }
+}
+
+/// The certificate with which somebody publishes machines by `ssh -R`. It is a user's, because stock clients show no
+/// others, and it makes nobody a user: whatever does not know its critical option refuses it.
+pub fn ssh_publisher_template(publisher: &Publisher, validity: Validity) -> SshCertTemplate {
+    let option = publisher.encode().into_bytes();
+    SshCertTemplate {
+        cert_type: SshCertType::User,
+        key_id: format!("publisher {} of {}", publisher.token, publisher.cluster),
+        principals: vec![PUBLISHER.to_owned()],
+        validity,
+        critical_options: BTreeMap::from([(PUBLISH_OPTION.to_owned(), option)]),
+        extensions: BTreeMap::from([("permit-port-forwarding".to_owned(), Vec::new())]),
     }
 }
 

@@ -16,6 +16,8 @@ pub struct ProxyConfig {
     pub public_addrs: Vec<HostPort>,
     /// SSH for stock clients; closed when `None`.
     pub ssh: Option<ProxySshConfig>,
+    /// Where machines publish themselves by `ssh -R`; closed when `None`.
+    pub tunnel: Option<ProxySshConfig>,
     /// What other proxies dial.
     pub peer: PeerConfig,
     /// Certificates for the public port; a certificate of the cluster's own CA when empty.
@@ -30,7 +32,7 @@ pub struct ProxyConfig {
     pub zone: Option<ResourceName>,
 }
 
-/// The SSH entry for stock clients.
+/// An SSH entry for stock clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxySshConfig {
     /// Where it listens.
@@ -70,7 +72,8 @@ pub enum ProxyProtocol {
 pub(crate) fn read(section: &Section<'_>) -> Option<ProxyConfig> {
     let web_listen_addr = section.listen("web_listen_addr");
     let public_addrs = section.addresses("public_addr", port_of(web_listen_addr));
-    let ssh = read_ssh(section);
+    let ssh = read_ssh(section, "listen_addr", "ssh_public_addr", 3023);
+    let tunnel = read_ssh(section, "tunnel_listen_addr", "tunnel_public_addr", 3024);
     let peer = read_peer(section);
     let https_keypairs = section.sections("https_keypairs").iter().map(read_key_pair).collect::<Vec<_>>();
     let reload = section.duration("https_keypairs_reload_interval");
@@ -81,6 +84,7 @@ pub(crate) fn read(section: &Section<'_>) -> Option<ProxyConfig> {
         web_listen_addr: web_listen_addr?,
         public_addrs,
         ssh,
+        tunnel,
         peer: peer?,
         https_keypairs: https_keypairs.into_iter().collect::<Option<Vec<_>>>()?,
         https_keypairs_reload_interval: Some(reload?).filter(|interval| !interval.is_zero()),
@@ -95,13 +99,17 @@ fn port_of(listen_addr: Option<SocketAddr>) -> Option<u16> {
     listen_addr.map(|address| address.port()).filter(|port| *port != 0)
 }
 
-fn read_ssh(section: &Section<'_>) -> Option<ProxySshConfig> {
-    let listen_addr = section.listen("listen_addr");
-    let public_addrs = section.addresses("ssh_public_addr", port_of(listen_addr).or(Some(3023)));
-    let is_listening = section.place_of("listen_addr").is_some();
-    if section.place_of("ssh_public_addr").is_some() && !is_listening {
-        let expected = "listen_addr beside it, usually 0.0.0.0:3023: without it nothing listens";
-        section.refuse("ssh_public_addr", "ssh_public_addr without listen_addr", expected);
+fn read_ssh(
+    section: &Section<'_>,
+    listen: &'static str,
+    public: &'static str,
+    port: u16,
+) -> Option<ProxySshConfig> {
+    let listen_addr = section.listen(listen);
+    let public_addrs = section.addresses(public, port_of(listen_addr).or(Some(port)));
+    if section.place_of(public).is_some() && section.place_of(listen).is_none() {
+        let expected = format!("{listen} beside it, usually 0.0.0.0:{port}: without it nothing listens");
+        section.refuse(public, format!("{public} without {listen}"), expected);
     }
     Some(ProxySshConfig { listen_addr: listen_addr?, public_addrs })
 }

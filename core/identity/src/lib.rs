@@ -5,6 +5,10 @@
 //! verify anything: a certificate must have been verified against the right CA before it is decoded
 //! (`platform/keystore` for X.509, `adapters/ssh` for SSH).
 
+mod publisher;
+
+pub use publisher::{PUBLISH_OPTION, Publisher};
+
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use wayleave_vocab::{ClusterName, HostId, Login, RoleName, SystemRole, Traits, UserName, Wall};

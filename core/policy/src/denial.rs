@@ -61,6 +61,8 @@ pub enum DenialReason {
     NoRoleAllowsNode,
     /// Roles allow the node, none of them with this login.
     LoginNotAllowed,
+    /// No role allows the application.
+    NoRoleAllowsApp,
     /// No rule allows the verb on the kind.
     NoRuleAllows {
         /// The verb.
@@ -80,6 +82,10 @@ pub enum DenyKey {
     NodeLabelsExpression,
     /// `logins`.
     Logins,
+    /// `app_labels`.
+    AppLabels,
+    /// `app_labels_expression`.
+    AppLabelsExpression,
     /// `rules`.
     Rules,
 }
@@ -91,6 +97,8 @@ impl DenyKey {
             Self::NodeLabels => "node_labels",
             Self::NodeLabelsExpression => "node_labels_expression",
             Self::Logins => "logins",
+            Self::AppLabels => "app_labels",
+            Self::AppLabelsExpression => "app_labels_expression",
             Self::Rules => "rules",
         }
     }
@@ -120,6 +128,7 @@ impl Denial {
             | DenialReason::DeniedByRole { .. }
             | DenialReason::NoRoleAllowsNode
             | DenialReason::LoginNotAllowed
+            | DenialReason::NoRoleAllowsApp
             | DenialReason::NoRuleAllows { .. } => format!("access denied: {}", self.question),
         }
     }
@@ -142,6 +151,7 @@ impl fmt::Display for DenialReason {
             Self::LoginNotInCertificate => f.write_str("the certificate does not name the login"),
             Self::NoRoleAllowsNode => f.write_str("no role allows the node"),
             Self::LoginNotAllowed => f.write_str("roles allow the node, none with this login"),
+            Self::NoRoleAllowsApp => f.write_str("no role allows the application"),
             Self::NoRuleAllows { verb, kind } => write!(f, "no rule allows {verb} on {kind}"),
         }
     }

@@ -342,7 +342,7 @@ fn trace_labels(conditions: &Conditions, scope: &Scope<'_>) -> Finding {
     let mut matched = Vec::new();
     for key in &conditions.labels {
         let name = match key {
-            KeyMatcher::EveryNode => {
+            KeyMatcher::Every => {
                 matched.push("every node".to_owned());
                 continue;
             }

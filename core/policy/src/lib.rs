@@ -32,7 +32,7 @@ pub use lock::{LOCKS_STALE_AFTER, LockMatch, LockSet};
 pub use options::{SessionOptions, Settings};
 pub use own_write::{Widening, widens_own_role, widens_own_user};
 pub use pattern::PatternError;
-pub use permit::{AdminPermit, Permit};
+pub use permit::{AdminPermit, AppPermit, Permit};
 pub use policy::{Context, LOGINS_MAX, NodeView, Policy, ResourceView};
 pub use preset::{access, auditor, editor, presets};
 pub use role::{CompiledRole, RoleError, RoleProblem};

@@ -86,20 +86,39 @@ fn options(old: &RoleOptions, new: &RoleOptions) -> Result<(), Widening> {
     require("spec.options.record_session", new.record_session == old.record_session)
 }
 
+/// A selector and an expression of one section.
+struct Selected<'a>(&'a LabelSelector, &'a Option<String>);
+
+impl Selected<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty() && self.1.is_none()
+    }
+
+    /// Under `allow` both must match when both are set, so setting one more narrows, and leaving one out widens.
+    fn allows_no_more_than(&self, old: &Self) -> bool {
+        let labels = old.0.is_empty() || (!self.0.is_empty() && selects_no_more(self.0, old.0));
+        self.is_empty() || (!old.is_empty() && (old.1.is_none() || old.1 == self.1) && labels)
+    }
+
+    /// Under `deny` labels and expression deny each by itself.
+    fn denies_no_less_than(&self, old: &Self) -> bool {
+        let labels = old.0.is_empty() || (!self.0.is_empty() && selects_no_more(old.0, self.0));
+        (old.1.is_none() || old.1 == self.1) && labels
+    }
+}
+
+fn nodes(conditions: &RoleConditions) -> Selected<'_> {
+    Selected(&conditions.node_labels, &conditions.node_labels_expression)
+}
+
+fn apps(conditions: &RoleConditions) -> Selected<'_> {
+    Selected(&conditions.app_labels, &conditions.app_labels_expression)
+}
+
 fn allow(old: &RoleConditions, new: &RoleConditions) -> Result<(), Widening> {
     require("spec.allow.logins", new.logins.iter().all(|login| old.logins.contains(login)))?;
-    let names_nodes = |c: &RoleConditions| !c.node_labels.is_empty() || c.node_labels_expression.is_some();
-    if names_nodes(new) {
-        require("spec.allow.node_labels", names_nodes(old))?;
-        // Both must match when both are set, so setting one more narrows, and leaving one out widens.
-        require(
-            "spec.allow.node_labels_expression",
-            old.node_labels_expression.is_none() || old.node_labels_expression == new.node_labels_expression,
-        )?;
-        let narrower = old.node_labels.is_empty()
-            || (!new.node_labels.is_empty() && selects_no_more(&new.node_labels, &old.node_labels));
-        require("spec.allow.node_labels", narrower)?;
-    }
+    require("spec.allow.node_labels", nodes(new).allows_no_more_than(&nodes(old)))?;
+    require("spec.allow.app_labels", apps(new).allows_no_more_than(&apps(old)))?;
     let within = |rule: &Rule| old.rules.iter().any(|old| rule_within(rule, old));
     require("spec.allow.rules", new.rules.iter().all(within))?;
     let kept = new.later.iter().all(|(key, value)| old.later.get(key) == Some(value));
@@ -108,14 +127,8 @@ fn allow(old: &RoleConditions, new: &RoleConditions) -> Result<(), Widening> {
 
 fn deny(old: &RoleConditions, new: &RoleConditions) -> Result<(), Widening> {
     require("spec.deny.logins", old.logins.iter().all(|login| new.logins.contains(login)))?;
-    // Labels and expression deny each by itself.
-    require(
-        "spec.deny.node_labels_expression",
-        old.node_labels_expression.is_none() || old.node_labels_expression == new.node_labels_expression,
-    )?;
-    let broader = old.node_labels.is_empty()
-        || (!new.node_labels.is_empty() && selects_no_more(&old.node_labels, &new.node_labels));
-    require("spec.deny.node_labels", broader)?;
+    require("spec.deny.node_labels", nodes(new).denies_no_less_than(&nodes(old)))?;
+    require("spec.deny.app_labels", apps(new).denies_no_less_than(&apps(old)))?;
     require("spec.deny.rules", old.rules.iter().all(|rule| new.rules.contains(rule)))
 }
 

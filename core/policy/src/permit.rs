@@ -70,6 +70,38 @@ impl Permit {
     }
 }
 
+/// One user may connect to one TCP application, now. Whatever opens the connection takes it by value.
+#[derive(Debug)]
+#[must_use = "a permit that nobody uses was asked for in vain"]
+pub struct AppPermit {
+    pub(crate) user: UserName,
+    pub(crate) app: NodeName,
+    pub(crate) options: SessionOptions,
+    pub(crate) certificate_ends: Wall,
+}
+
+impl AppPermit {
+    /// Who.
+    pub fn user(&self) -> &UserName {
+        &self.user
+    }
+
+    /// To which.
+    pub fn app(&self) -> &NodeName {
+        &self.app
+    }
+
+    /// What the session may do.
+    pub fn options(&self) -> &SessionOptions {
+        &self.options
+    }
+
+    /// When the certificate ends.
+    pub fn certificate_ends(&self) -> Wall {
+        self.certificate_ends
+    }
+}
+
 /// One user may do one thing with one kind of resource, or with one resource, through the admin API.
 #[derive(Debug)]
 #[must_use = "a permit that nobody uses was asked for in vain"]

@@ -4,7 +4,7 @@ use crate::denial::{Denial, DenialReason, DenyKey};
 use crate::expression::Scope;
 use crate::lock::{LOCKS_STALE_AFTER, LockSet};
 use crate::options::{SessionOptions, Settings};
-use crate::permit::{AdminPermit, Permit};
+use crate::permit::{AdminPermit, AppPermit, Permit};
 use crate::role::{CompiledRole, LoginMatcher, RoleError};
 use crate::subject::Subject;
 use std::collections::BTreeSet;
@@ -162,6 +162,41 @@ impl Policy {
             return Err(deny(DenialReason::LoginNotInCertificate));
         }
         Ok(Permit::new(principal, node, login, options))
+    }
+
+    /// May this user connect to this TCP application?
+    ///
+    /// # Errors
+    /// The first reason found, in the order of [`DenialReason`].
+    pub fn decide_app(
+        &self,
+        principal: &UserPrincipal,
+        app: &NodeView<'_>,
+        context: &Context<'_>,
+        now: Wall,
+    ) -> Result<AppPermit, Denial> {
+        let deny = |reason| Denial::new(reason, format!("{} to application {}", principal.name, app.name));
+        self.check_certificate(principal, now).map_err(deny)?;
+        let subject = Subject::from(principal);
+        let roles = self.roles_of(subject, now).map_err(deny)?;
+        let options = SessionOptions::merge(roles.iter().map(|role| &role.options), &self.settings);
+        if let Some(lock) =
+            context.locks.on_subject(subject, now).or_else(|| context.locks.on_host(app.host_id, now))
+        {
+            return Err(deny(DenialReason::Locked { lock }));
+        }
+        check_staleness(&options, context).map_err(deny)?;
+        let scope = Scope::of_node(subject, app.labels);
+        for role in &roles {
+            if let Some(key) = role.deny.apps.deny(&scope) {
+                return Err(deny(DenialReason::DeniedByRole { role: role.name.clone(), key }));
+            }
+        }
+        if !roles.iter().any(|role| role.allow.apps.allow(&scope)) {
+            return Err(deny(DenialReason::NoRoleAllowsApp));
+        }
+        let user = principal.name.clone();
+        Ok(AppPermit { user, app: app.name.clone(), options, certificate_ends: principal.not_after })
     }
 
     /// May this user do this with this kind of resource, or with this resource, through the admin API?

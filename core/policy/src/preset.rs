@@ -14,11 +14,13 @@ pub fn presets() -> [Role; 3] {
     [access(), editor(), auditor()]
 }
 
-/// Every node, as the logins of the user's own traits.
+/// Every node, as the logins of the user's own traits, and every application.
 pub fn access() -> Role {
+    let every = LabelSelector::from([("*".to_owned(), vec!["*".to_owned()])]);
     let allow = RoleConditions {
         logins: vec!["{{internal.logins}}".to_owned()],
-        node_labels: LabelSelector::from([("*".to_owned(), vec!["*".to_owned()])]),
+        node_labels: every.clone(),
+        app_labels: every,
         ..RoleConditions::default()
     };
     let options = RoleOptions {
@@ -27,7 +29,12 @@ pub fn access() -> Role {
         port_forwarding: Some(true),
         ..RoleOptions::default()
     };
-    preset("access", "Access to every node with the logins of the user", options, allow)
+    preset(
+        "access",
+        "Access to every node with the logins of the user, and to every application",
+        options,
+        allow,
+    )
 }
 
 /// Changes the cluster's configuration; enters nothing.

@@ -1,11 +1,12 @@
 //! A role with everything parsed: what decisions run on.
 
 use crate::Subject;
+use crate::denial::DenyKey;
 use crate::expression::{Dialect, Expression, ExpressionError, Scope};
 use crate::pattern::{Pattern, PatternError, glob_matches, is_regex};
 use crate::template::{Template, TemplateError, values};
 use std::fmt;
-use wayleave_resource::{AdminVerb, Role, RoleConditions, RoleOptions, Rule, RuleTarget};
+use wayleave_resource::{AdminVerb, LabelSelector, Role, RoleConditions, RoleOptions, Rule, RuleTarget};
 use wayleave_vocab::{Labels, Login, RoleName, Wall};
 
 /// A mistake inside a role that only compiling shows.
@@ -108,7 +109,15 @@ pub(crate) struct Conditions {
     pub(crate) logins: Vec<LoginEntry>,
     pub(crate) labels: Vec<KeyMatcher>,
     pub(crate) expression: Option<Expression>,
+    pub(crate) apps: AppConditions,
     pub(crate) rules: Vec<CompiledRule>,
+}
+
+/// Which TCP applications a section is about.
+#[derive(Debug, Clone)]
+pub(crate) struct AppConditions {
+    labels: Vec<KeyMatcher>,
+    expression: Option<Expression>,
 }
 
 /// One entry of `logins`, with its text for explanations.
@@ -129,7 +138,7 @@ pub(crate) enum LoginMatcher {
 #[derive(Debug, Clone)]
 pub(crate) enum KeyMatcher {
     /// `'*': '*'`.
-    EveryNode,
+    Every,
     Key {
         key: Box<str>,
         values: Vec<ValueMatcher>,
@@ -167,26 +176,14 @@ impl Conditions {
                 Err(problem) => found.push((format!("logins[{index}]"), problem)),
             }
         }
-        let mut labels = Vec::new();
-        for (key, texts) in &conditions.node_labels {
-            if key == "*" {
-                labels.push(KeyMatcher::EveryNode);
-                continue;
-            }
-            let mut values = Vec::new();
-            for (index, text) in texts.iter().enumerate() {
-                match ValueMatcher::compile(text) {
-                    Ok(value) => values.push(value),
-                    Err(problem) => found.push((format!("node_labels.{key}[{index}]"), problem)),
-                }
-            }
-            labels.push(KeyMatcher::Key { key: key.as_str().into(), values });
-        }
-        let expression = conditions.node_labels_expression.as_deref().and_then(|text| {
-            Expression::parse(text, Dialect::Labels)
-                .map_err(|error| found.push(("node_labels_expression".to_owned(), error.into())))
-                .ok()
-        });
+        let labels = compile_labels(&conditions.node_labels, "node_labels", &mut found);
+        let text = conditions.node_labels_expression.as_deref();
+        let expression = compile_expression(text, "node_labels_expression", &mut found);
+        let text = conditions.app_labels_expression.as_deref();
+        let apps = AppConditions {
+            labels: compile_labels(&conditions.app_labels, "app_labels", &mut found),
+            expression: compile_expression(text, "app_labels_expression", &mut found),
+        };
         let mut rules = Vec::new();
         for (index, rule) in conditions.rules.iter().enumerate() {
             match CompiledRule::compile(rule) {
@@ -194,7 +191,7 @@ impl Conditions {
                 Err(error) => found.push((format!("rules[{index}].where"), error.into())),
             }
         }
-        (Self { logins, labels, expression, rules }, found)
+        (Self { logins, labels, expression, apps, rules }, found)
     }
 
     /// True when nothing is said about nodes.
@@ -211,8 +208,7 @@ impl Conditions {
 
     /// True if every key of `node_labels` matches, and there is a key.
     pub(crate) fn labels_match(&self, scope: &Scope<'_>) -> bool {
-        let Some(labels) = scope.labels else { return false };
-        !self.labels.is_empty() && self.labels.iter().all(|key| key.matches(labels, scope))
+        every_key_matches(&self.labels, scope)
     }
 
     /// Deny: an expression that cannot be answered denies.
@@ -227,6 +223,59 @@ impl Conditions {
     /// The first entry that matches.
     pub(crate) fn login_entry(&self, login: &str, scope: &Scope<'_>) -> Option<&LoginEntry> {
         self.logins.iter().find(|entry| entry.matcher.matches(login, scope))
+    }
+}
+
+impl AppConditions {
+    /// Allow: labels and expression must both match when both are set, and one of them must be set.
+    pub(crate) fn allow(&self, scope: &Scope<'_>) -> bool {
+        (!self.labels.is_empty() || self.expression.is_some())
+            && (self.labels.is_empty() || every_key_matches(&self.labels, scope))
+            && self.expression.as_ref().is_none_or(|expression| expression.holds(scope).unwrap_or(false))
+    }
+
+    /// Deny: labels or expression, either is enough; an expression that cannot be answered denies.
+    pub(crate) fn deny(&self, scope: &Scope<'_>) -> Option<DenyKey> {
+        if every_key_matches(&self.labels, scope) {
+            return Some(DenyKey::AppLabels);
+        }
+        let denies = |expression: &Expression| expression.holds(scope).unwrap_or(true);
+        self.expression.as_ref().is_some_and(denies).then_some(DenyKey::AppLabelsExpression)
+    }
+}
+
+/// True if every key matches, and there is a key.
+fn every_key_matches(keys: &[KeyMatcher], scope: &Scope<'_>) -> bool {
+    let Some(labels) = scope.labels else { return false };
+    !keys.is_empty() && keys.iter().all(|key| key.matches(labels, scope))
+}
+
+fn compile_labels(selector: &LabelSelector, name: &str, found: &mut Found) -> Vec<KeyMatcher> {
+    let mut labels = Vec::new();
+    for (key, texts) in selector {
+        if key == "*" {
+            labels.push(KeyMatcher::Every);
+            continue;
+        }
+        let mut values = Vec::new();
+        for (index, text) in texts.iter().enumerate() {
+            match ValueMatcher::compile(text) {
+                Ok(value) => values.push(value),
+                Err(problem) => found.push((format!("{name}.{key}[{index}]"), problem)),
+            }
+        }
+        labels.push(KeyMatcher::Key { key: key.as_str().into(), values });
+    }
+    labels
+}
+
+fn compile_expression(text: Option<&str>, name: &str, found: &mut Found) -> Option<Expression> {
+    match Expression::parse(text?, Dialect::Labels) {
+        Ok(expression) => Some(expression),
+        Err(error) => {
+            found.push((name.to_owned(), error.into()));
+            None
+        }
     }
 }
 
@@ -260,7 +309,7 @@ impl LoginMatcher {
 impl KeyMatcher {
     pub(crate) fn matches(&self, labels: &Labels, scope: &Scope<'_>) -> bool {
         match self {
-            Self::EveryNode => true,
+            Self::Every => true,
             Self::Key { key, values } => {
                 labels.get(key).is_some_and(|label| values.iter().any(|value| value.matches(label, scope)))
             }

@@ -38,6 +38,6 @@ pub use role::{
     AdminVerb, LabelSelector, LockingMode, RecordSession, RecordingMode, Role, RoleConditions, RoleOptions,
     RoleSpec, RoleVersion, Rule, RuleTarget,
 };
-pub use token::{JoinMethod, Token, TokenSpec};
+pub use token::{JoinMethod, PUBLISHED_MAX, PublishGrant, Token, TokenSpec};
 pub use tree::{DEPTH_MAX, NODES_MAX, TEXT_BYTES_MAX};
 pub use user::{User, UserSpec, UserStatus};

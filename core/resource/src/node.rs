@@ -3,7 +3,7 @@
 use crate::metadata::Metadata;
 use crate::reader::{At, ENTRIES_MAX, Fields};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use wayleave_vocab::{HostId, Labels, NodeName, Ttl};
 
 /// A machine that serves SSH. The name of the resource is the host id.
@@ -27,6 +27,12 @@ pub struct NodeSpec {
     pub cmd_labels: BTreeMap<String, CommandLabel>,
     /// Who decides who may enter.
     pub enforced_by: EnforcedBy,
+    /// TCP ports that are published as applications under the node's name.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub tcp_ports: BTreeSet<u16>,
+    /// True when it has no SSH that can be entered, only TCP ports.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tcp_only: bool,
     /// The version of the agent.
     pub version: String,
 }
@@ -81,11 +87,15 @@ impl NodeSpec {
         let enforced_by = fields.or_default("enforced_by", |at| {
             at.word(&[("agent", EnforcedBy::Agent), ("proxy", EnforcedBy::Proxy)])
         });
+        let tcp_ports = fields.or_default("tcp_ports", |at| at.each(|at| at.number("a port")));
+        let tcp_only = fields.or_default("tcp_only", At::flag);
         let version = fields.or_default("version", At::line_of_text);
         Some(Self {
             hostname: hostname?,
             cmd_labels: cmd_labels?,
             enforced_by: enforced_by?,
+            tcp_ports: tcp_ports?,
+            tcp_only: tcp_only?,
             version: version?,
         })
     }

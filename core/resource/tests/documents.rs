@@ -104,7 +104,7 @@ fn what_cannot_be_enforced_is_refused_by_name() {
     );
     check(
         &role(
-            "  deny:\n    db_users: [root]\n    kubernetes_labels: {env: prod}\n    app_labels: {}\n  allow:\n    require_session_join: [{name: x}]\n",
+            "  deny:\n    db_users: [root]\n    kubernetes_labels: {env: prod}\n    db_labels: {}\n  allow:\n    require_session_join: [{name: x}]\n",
         ),
         &[
             "1/7: spec.deny.db_users: ~ a denial that nothing here can enforce is refused",
@@ -143,7 +143,8 @@ fn what_demands_nothing_passes() {
     assert_eq!(role.spec.options.port_forwarding, Some(true));
     assert_eq!(role.spec.options.forward_agent, Some(false));
     assert_eq!((role.spec.options.max_sessions, role.spec.options.client_idle_timeout), (None, None));
-    assert_eq!(role.spec.allow.later.keys().collect::<Vec<_>>(), ["app_labels", "request"]);
+    assert_eq!(role.spec.allow.later.keys().collect::<Vec<_>>(), ["request"]);
+    assert_eq!(role.spec.allow.app_labels.keys().collect::<Vec<_>>(), ["*"]);
 }
 
 #[test]

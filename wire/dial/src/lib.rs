@@ -46,6 +46,22 @@ pub enum DialTarget {
         /// A node name, or a host id.
         node: NodeName,
     },
+    /// TCP ports that are published under a name. SSH is spoken on the stream as well: the user proves himself by his
+    /// certificate, and each connection to a port is a `direct-tcpip` channel.
+    App {
+        /// The name they are published under, or its host id.
+        app: NodeName,
+    },
+}
+
+impl DialTarget {
+    /// The name to resolve.
+    pub fn name(&self) -> &NodeName {
+        match self {
+            Self::Ssh { node } => node,
+            Self::App { app } => app,
+        }
+    }
 }
 
 /// The answer to a [`DialRequest`].
@@ -216,6 +232,17 @@ mod tests {
             std::str::from_utf8(&bytes[2..]).unwrap(),
             include_str!("../golden/dial_request_v1.json").trim_end()
         );
+    }
+
+    #[test]
+    fn a_request_for_an_application_looks_as_the_golden_file_says() {
+        let target = DialTarget::App { app: NodeName::parse("db-1").unwrap() };
+        let bytes = encode(&DialRequest { target, ..request() }).unwrap();
+        assert_eq!(
+            std::str::from_utf8(&bytes[2..]).unwrap(),
+            include_str!("../golden/dial_request_app_v1.json").trim_end()
+        );
+        assert_eq!(decode_body::<DialRequest>(&bytes[2..]).unwrap().target.name().as_str(), "db-1");
     }
 
     #[test]

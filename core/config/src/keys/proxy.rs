@@ -4,8 +4,6 @@ use super::{ANY_DURATION, Key, Kind, here, off, section};
 
 const KUBE_LATER: &str = "the Kubernetes Service is not built yet; remove the key";
 const DB_LATER: &str = "the Database Service is not built yet; remove the key";
-const REVERSE_SSH_LATER: &str =
-    "reverse tunnels by stock ssh -R come with a later release; agents use web_listen_addr";
 
 pub(super) const KEYS: &[Key] = &[
     section(
@@ -37,13 +35,23 @@ pub(super) const KEYS: &[Key] = &[
         "",
         "Addresses of the SSH listener as clients reach it. Needs listen_addr, whose port is meant when none is written.",
     ),
-    off("proxy_service.tunnel_listen_addr", REVERSE_SSH_LATER),
-    off("proxy_service.tunnel_public_addr", REVERSE_SSH_LATER),
+    here(
+        "proxy_service.tunnel_listen_addr",
+        Kind::Listen,
+        "",
+        "Where machines without an agent publish themselves by stock ssh -R, usually 0.0.0.0:3024. Closed when left out. Agents use web_listen_addr.",
+    ),
+    here(
+        "proxy_service.tunnel_public_addr",
+        Kind::Addresses,
+        "",
+        "Addresses of that listener as machines reach it. Needs tunnel_listen_addr, whose port is meant when none is written.",
+    ),
     here(
         "proxy_service.peer_listen_addr",
         Kind::Listen,
         "0.0.0.0:3021",
-        "Where other proxies reach this one. Opened only while the tunnel strategy is proxy_peering.",
+        "Where other proxies reach this one. Opened while the tunnel strategy is proxy_peering, or with tunnel_listen_addr.",
     ),
     here(
         "proxy_service.peer_public_addr",

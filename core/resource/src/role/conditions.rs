@@ -27,6 +27,12 @@ pub struct RoleConditions {
     /// Nodes by an expression over their labels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_labels_expression: Option<String>,
+    /// TCP applications by label.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub app_labels: LabelSelector,
+    /// TCP applications by an expression over their labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_labels_expression: Option<String>,
     /// What may be done with resources through the admin API.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
@@ -149,8 +155,6 @@ const OTHER_KINDS: &[&str] = &[
 /// Conditions of the field for what is not served yet, or not built.
 const LATER: &[&str] = &[
     "account_assignments",
-    "app_labels",
-    "app_labels_expression",
     "aws_role_arns",
     "azure_identities",
     "cluster_labels",
@@ -302,11 +306,15 @@ impl RoleConditions {
         let logins = fields.or_default("logins", |at| at.each_of_one_or_more(entry));
         let node_labels = fields.or_default("node_labels", read_selector);
         let node_labels_expression = fields.optional("node_labels_expression", expression);
+        let app_labels = fields.or_default("app_labels", read_selector);
+        let app_labels_expression = fields.optional("app_labels_expression", expression);
         let rules = fields.or_default("rules", |at| at.each(Rule::read));
         Some(Self {
             logins: logins?,
             node_labels: node_labels?,
             node_labels_expression: node_labels_expression?.filter(|text| !text.is_empty()),
+            app_labels: app_labels?,
+            app_labels_expression: app_labels_expression?.filter(|text| !text.is_empty()),
             rules: rules?,
             later: BTreeMap::new(),
         })
@@ -359,7 +367,7 @@ fn read_selector(at: &At<'_>) -> Option<LabelSelector> {
     if let Some(values) = selector.get("*")
         && values != &["*"]
     {
-        return at.fail("the key '*' means every node and takes the value '*' only");
+        return at.fail("the key '*' means every resource and takes the value '*' only");
     }
     whole.then_some(selector)
 }
