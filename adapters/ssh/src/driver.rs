@@ -19,7 +19,8 @@ use tokio::time::Sleep;
 use wayleave_net::BoxStream;
 use wayleave_runtime::{Clock, fill_random};
 use wayleave_ssh::{
-    ChannelId, Connection, ConnectionError, DataStream, DisconnectReason, Event, Intake, ServerConfig,
+    ChannelId, ClientConfig, Connection, ConnectionError, DataStream, DisconnectReason, Event, Intake,
+    ServerConfig,
 };
 use wayleave_vocab::Mono;
 
@@ -73,9 +74,9 @@ enum Stop {
     Failed(ConnectionError),
     #[error("the stream broke: {0}")]
     Stream(io::Error),
-    #[error("the client closed the stream")]
+    #[error("the other side closed the stream")]
     PeerClosed,
-    #[error("the client said goodbye")]
+    #[error("the other side said goodbye")]
     Closed,
     #[error("ended from here")]
     Goodbye,
@@ -83,8 +84,17 @@ enum Stop {
 
 impl<D: Send + 'static> Core<D> {
     pub(crate) fn server(config: &ServerConfig, clock: Arc<dyn Clock>) -> Self {
+        let entropy = Box::new(|out: &mut [u8]| fill_random(out));
+        Self::new(Connection::server(config, entropy, clock.mono()), clock)
+    }
+
+    pub(crate) fn client(config: &ClientConfig, clock: Arc<dyn Clock>) -> Self {
+        let entropy = Box::new(|out: &mut [u8]| fill_random(out));
+        Self::new(Connection::client(config, entropy, clock.mono()), clock)
+    }
+
+    fn new(connection: Connection, clock: Arc<dyn Clock>) -> Self {
         let now = clock.mono();
-        let connection = Connection::server(config, Box::new(|out: &mut [u8]| fill_random(out)), now);
         Self {
             connection,
             pumps: Pumps::default(),
@@ -230,7 +240,7 @@ fn dispatch<A: Application>(core: &mut Core<A::Done>, application: &mut A, event
         // Pumps look for room by themselves.
         Event::Writable { .. } | Event::Rekeyed => {}
         Event::Disconnected { reason, message } => {
-            tracing::debug!(?reason, message, "the client said goodbye");
+            tracing::debug!(?reason, message, "the other side said goodbye");
         }
         event => application.on_event(core, event),
     }

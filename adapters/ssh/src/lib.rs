@@ -18,6 +18,7 @@ mod limits;
 mod link;
 mod node;
 mod policy_view;
+mod publish;
 mod pump;
 
 pub use audit::{AuditError, AuditSink};
@@ -25,3 +26,7 @@ pub use identity::{HostIdentityError, host_identity};
 pub use jump::{JumpConfig, JumpEntry};
 pub use node::{LocalSwitches, NodeAdapter, NodeConfig};
 pub use policy_view::{PolicySource, PolicyView};
+pub use publish::{
+    Challenge, PublicationAuthority, PublicationError, PublishConfig, PublishListener, PublishWish,
+    Published, SignWish,
+};

@@ -39,6 +39,7 @@ pub(crate) fn end_reason(denial: Denial) -> EndReason {
         | DenialReason::LoginNotInCertificate
         | DenialReason::NoRoleAllowsNode
         | DenialReason::LoginNotAllowed
+        | DenialReason::NoRoleAllowsApp
         | DenialReason::NoRuleAllows { .. } => EndReason::PolicyChanged,
     }
 }

@@ -12,6 +12,7 @@ use wayleave_vocab::{ClusterName, PolicyRevision, Wall};
 pub struct PolicyView {
     revision: PolicyRevision,
     user_authorities: Vec<PublicKey>,
+    host_authorities: Vec<PublicKey>,
     policy: Policy,
     locks: LockSet,
 }
@@ -27,7 +28,16 @@ impl PolicyView {
         locks: LockSet,
     ) -> Self {
         let keys = user_authorities.into_iter().filter_map(|line| PublicKey::from_openssh(line).ok());
-        Self { revision, user_authorities: keys.collect(), policy, locks }
+        let host_authorities = Vec::new();
+        Self { revision, user_authorities: keys.collect(), host_authorities, policy, locks }
+    }
+
+    /// The same with the trusted SSH keys of the host authority, for whoever believes what it signed.
+    #[must_use]
+    pub fn with_host_authorities<'k>(mut self, lines: impl IntoIterator<Item = &'k str>) -> Self {
+        let keys = lines.into_iter().filter_map(|line| PublicKey::from_openssh(line).ok());
+        self.host_authorities = keys.collect();
+        self
     }
 
     /// The revision.
@@ -43,6 +53,11 @@ impl PolicyView {
     /// Keys that sign user certificates.
     pub(crate) fn user_authorities(&self) -> &[PublicKey] {
         &self.user_authorities
+    }
+
+    /// Keys that sign certificates of hosts and of publishers.
+    pub(crate) fn host_authorities(&self) -> &[PublicKey] {
+        &self.host_authorities
     }
 
     /// Roles and settings.

@@ -62,9 +62,9 @@ pub(crate) struct Pumps {
 struct Pump {
     main: Lane,
     stderr: Lane,
-    sink: Sink,
-    queue: VecDeque<Bytes>,
-    is_eof: bool,
+    inlet: Inlet,
+    /// Extended data of the peer: only servers send any, so most pumps have it ended.
+    stderr_inlet: Inlet,
     is_outbound_told: bool,
     is_inbound_told: bool,
     traffic: Traffic,
@@ -80,6 +80,13 @@ enum Lane {
         read_bytes: usize,
     },
     Ended,
+}
+
+/// One stream of the channel on its way to where it goes.
+struct Inlet {
+    sink: Sink,
+    queue: VecDeque<Bytes>,
+    is_eof: bool,
 }
 
 /// Where the channel's data goes.
@@ -111,7 +118,13 @@ impl Pumps {
         let pump = self.pumps.entry(channel).or_insert_with(Pump::new);
         pump.main = Lane::open(main);
         pump.stderr = stderr.map_or(Lane::Ended, Lane::open);
-        pump.sink = Sink::Open { writer, is_dirty: false };
+        pump.inlet.sink = Sink::Open { writer, is_dirty: false };
+    }
+
+    /// Says where the extended data of a server goes. Without this it is dropped.
+    pub(crate) fn attach_stderr(&mut self, channel: ChannelId, writer: Writer) {
+        let pump = self.pumps.entry(channel).or_insert_with(Pump::new);
+        pump.stderr_inlet.sink = Sink::Open { writer, is_dirty: false };
     }
 
     /// Joins a channel to a stream with two halves.
@@ -132,8 +145,9 @@ impl Pumps {
     pub(crate) fn close(&mut self, channel: ChannelId) -> Traffic {
         let Some(mut pump) = self.pumps.remove(&channel) else { return Traffic::default() };
         let traffic = pump.traffic;
-        if matches!(pump.sink, Sink::Open { .. } | Sink::Closing(_)) {
-            (pump.main, pump.stderr, pump.is_eof) = (Lane::Ended, Lane::Ended, true);
+        if !pump.is_inbound_over() && !matches!(pump.inlet.sink, Sink::Waiting) {
+            (pump.main, pump.stderr) = (Lane::Ended, Lane::Ended);
+            pump.end_of_input();
             if self.lingering.len() >= LINGERING_MAX {
                 self.lingering.pop_front();
             }
@@ -156,20 +170,22 @@ impl Pumps {
         data: Bytes,
     ) {
         let bytes = data.len();
-        match self.pumps.get_mut(&channel) {
-            Some(pump) if stream == DataStream::Main && !matches!(pump.sink, Sink::Ended) => {
-                pump.traffic.received_bytes += bytes as u64;
-                pump.queue.push_back(data);
-            }
-            // Nobody wants it: the window is given back, so that the peer is not stuck.
-            _ => connection.consumed(channel, bytes),
+        if let Some(pump) = self.pumps.get_mut(&channel)
+            && let inlet = pump.inlet_of(stream)
+            && inlet.takes()
+        {
+            inlet.queue.push_back(data);
+            pump.traffic.received_bytes += bytes as u64;
+            return;
         }
+        // Nobody wants it: the window is given back, so that the peer is not stuck.
+        connection.consumed(channel, bytes);
     }
 
     /// The peer sends no more.
     pub(crate) fn receive_eof(&mut self, channel: ChannelId) {
         if let Some(pump) = self.pumps.get_mut(&channel) {
-            pump.is_eof = true;
+            pump.end_of_input();
         }
     }
 
@@ -183,7 +199,7 @@ impl Pumps {
     /// The stream takes no more.
     pub(crate) fn stop_inbound(&mut self, connection: &mut Connection, channel: ChannelId) {
         if let Some(pump) = self.pumps.get_mut(&channel) {
-            let unwritten = pump.end_sink();
+            let unwritten = pump.inlet.end().saturating_add(pump.stderr_inlet.end());
             connection.consumed(channel, unwritten);
         }
     }
@@ -200,7 +216,7 @@ impl Pumps {
         for pump in &mut self.lingering {
             has_moved |= pump.poll_inbound(cx, |_| {});
         }
-        self.lingering.retain(|pump| !matches!(pump.sink, Sink::Ended));
+        self.lingering.retain(|pump| !pump.is_inbound_over());
         for (&channel, pump) in &mut self.pumps {
             has_moved |= pump.poll_inbound(cx, |written| connection.consumed(channel, written));
             let Pump { main, stderr, traffic, .. } = pump;
@@ -212,7 +228,7 @@ impl Pumps {
             if pump.is_outbound_over() && !std::mem::replace(&mut pump.is_outbound_told, true) {
                 ended.push((channel, PumpEnd::Outbound));
             }
-            if matches!(pump.sink, Sink::Ended) && !std::mem::replace(&mut pump.is_inbound_told, true) {
+            if pump.is_inbound_over() && !std::mem::replace(&mut pump.is_inbound_told, true) {
                 ended.push((channel, PumpEnd::Inbound));
             }
         }
@@ -221,9 +237,7 @@ impl Pumps {
 
     /// Whether both directions have ended.
     pub(crate) fn is_over(&self, channel: ChannelId) -> bool {
-        self.pumps
-            .get(&channel)
-            .is_none_or(|pump| pump.is_outbound_over() && matches!(pump.sink, Sink::Ended))
+        self.pumps.get(&channel).is_none_or(|pump| pump.is_outbound_over() && pump.is_inbound_over())
     }
 }
 
@@ -232,9 +246,8 @@ impl Pump {
         Self {
             main: Lane::Waiting,
             stderr: Lane::Waiting,
-            sink: Sink::Waiting,
-            queue: VecDeque::new(),
-            is_eof: false,
+            inlet: Inlet { sink: Sink::Waiting, queue: VecDeque::new(), is_eof: false },
+            stderr_inlet: Inlet { sink: Sink::Ended, queue: VecDeque::new(), is_eof: false },
             is_outbound_told: false,
             is_inbound_told: false,
             traffic: Traffic::default(),
@@ -245,14 +258,42 @@ impl Pump {
         matches!((&self.main, &self.stderr), (Lane::Ended, Lane::Ended))
     }
 
-    /// Gives up writing; returns how many bytes were left.
-    fn end_sink(&mut self) -> usize {
-        self.sink = Sink::Ended;
-        self.queue.drain(..).map(|data| data.len()).sum()
+    fn is_inbound_over(&self) -> bool {
+        matches!((&self.inlet.sink, &self.stderr_inlet.sink), (Sink::Ended, Sink::Ended))
+    }
+
+    fn inlet_of(&mut self, stream: DataStream) -> &mut Inlet {
+        match stream {
+            DataStream::Main => &mut self.inlet,
+            DataStream::Stderr => &mut self.stderr_inlet,
+        }
+    }
+
+    /// The peer sends no more on either stream.
+    fn end_of_input(&mut self) {
+        (self.inlet.is_eof, self.stderr_inlet.is_eof) = (true, true);
     }
 
     /// Writes, and tells how many bytes are dealt with.
     fn poll_inbound(&mut self, cx: &mut Context<'_>, mut consumed: impl FnMut(usize)) -> bool {
+        let has_moved = self.inlet.poll(cx, &mut consumed);
+        self.stderr_inlet.poll(cx, &mut consumed) || has_moved
+    }
+}
+
+impl Inlet {
+    /// Whether data is kept for a sink that is there or may come.
+    fn takes(&self) -> bool {
+        !matches!(self.sink, Sink::Ended)
+    }
+
+    /// Gives up writing; returns how many bytes were left.
+    fn end(&mut self) -> usize {
+        self.sink = Sink::Ended;
+        self.queue.drain(..).map(|data| data.len()).sum()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, mut consumed: impl FnMut(usize)) -> bool {
         let mut has_moved = false;
         for _ in 0..TURNS_MAX {
             match self.poll_write_once(cx) {
@@ -263,7 +304,7 @@ impl Pump {
                     has_moved = true;
                 }
                 Poll::Ready(Err(_)) => {
-                    consumed(self.end_sink());
+                    consumed(self.end());
                     return true;
                 }
             }

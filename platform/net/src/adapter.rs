@@ -4,8 +4,10 @@ use crate::stream::BoxStream;
 use futures::future::BoxFuture;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::sync::watch;
 use wayleave_dial::{DialRefusal, DialRequest, DialRoute};
 use wayleave_runtime::Shutdown;
+use wayleave_vocab::{HostId, Incarnation};
 
 /// A stream that a proxy opened to this agent, after its dial request was read and before it was answered.
 pub struct Inbound {
@@ -52,4 +54,34 @@ pub trait Entry: Send + Sync + 'static {
         dialer: Arc<dyn Dialer>,
         shutdown: Shutdown,
     ) -> BoxFuture<'static, ()>;
+}
+
+/// An entry of a proxy at which machines without an agent publish themselves (`ssh -R` to 3024).
+pub trait PublishEntry: Send + Sync + 'static {
+    /// Serves one connection of a machine to its end; what it publishes is hosted by the proxy meanwhile.
+    fn serve(
+        self: Arc<Self>,
+        stream: BoxStream,
+        client: SocketAddr,
+        known: Known,
+        hosting: Arc<dyn Hosting>,
+        shutdown: Shutdown,
+    ) -> BoxFuture<'static, ()>;
+}
+
+/// A proxy that serves machines in the place of their agents.
+pub trait Hosting: Send + Sync + 'static {
+    /// This life of the proxy.
+    fn incarnation(&self) -> Incarnation;
+
+    /// Makes a machine reachable through every proxy, until what is returned is dropped.
+    fn host(&self, id: HostId, adapter: Arc<dyn Adapter>) -> Hosted;
+}
+
+/// A machine that a proxy serves in the place of an agent.
+pub struct Hosted {
+    /// Changes when the cluster may know the machine no more. Auth can tell.
+    pub forgotten: watch::Receiver<u64>,
+    /// Dropped, the machine is reachable here no more.
+    pub registration: Box<dyn Send>,
 }

@@ -17,7 +17,7 @@ mod tunnel;
 mod upgrade;
 
 pub use accept::{BindError, accept_loop, bind, tune};
-pub use adapter::{Adapter, Dialed, Dialer, Entry, Inbound, Known};
+pub use adapter::{Adapter, Dialed, Dialer, Entry, Hosted, Hosting, Inbound, Known, PublishEntry};
 pub use clock::{ClockComplaint, clock_complaint};
 pub use connect::{
     CONNECT_TIMEOUT, ClusterStream, ConnectError, connect_any, connect_cluster, connect_tcp, connect_tls,

@@ -1,6 +1,6 @@
 //! Labels of a node: static ones, and those that are the output of commands, run again every period.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -43,7 +43,14 @@ impl NodeLabels {
             commands.iter().map(|c| (c.key.clone(), command_label(c, String::new()))).collect();
         let metadata = Metadata { labels: labels.clone(), ..Metadata::default() };
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let spec = NodeSpec { hostname, cmd_labels, enforced_by: EnforcedBy::Agent, version };
+        let spec = NodeSpec {
+            hostname,
+            cmd_labels,
+            enforced_by: EnforcedBy::Agent,
+            tcp_ports: BTreeSet::new(),
+            tcp_only: false,
+            version,
+        };
         let node = Node { host_id, metadata, spec };
         let stored = vec![Resource::Node(node.clone()).to_stored_json()];
         Self {

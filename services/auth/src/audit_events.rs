@@ -8,7 +8,7 @@ use wayleave_api::auth::JoinRequest;
 use wayleave_audit::{Actor, CertKind, Change, ChangedKind, Event, Outcome, Subject, Text, bounded_list};
 use wayleave_identity::UserPrincipal;
 use wayleave_resource::{Kind, Resource};
-use wayleave_vocab::{RoleName, UserName, Wall};
+use wayleave_vocab::{HostId, Login, RoleName, UserName, Wall};
 
 /// Who writes, for the log and for what is noted in resources.
 #[derive(Debug, Clone)]
@@ -167,6 +167,23 @@ pub(crate) fn credentials(user: &UserName, action: CredentialAction, by: &Author
         CredentialAction::PasswordSet => "password_set",
     };
     Event::Credentials { name: Text::new(user.to_string()), action: Text::new(action), actor: by.actor() }
+}
+
+/// A machine that was published may show another host key.
+pub(crate) fn host_key_forgotten(host: HostId, fingerprint: &str, by: &Author) -> Event {
+    let details = vec![Text::new("host key forgotten"), Text::new(fingerprint)];
+    changed(Kind::Node, Change::Updated, &host.to_string(), by, details)
+}
+
+/// A certificate for one connection to a machine that is entered by a proxy.
+pub(crate) fn openssh_certificate(principal: &UserPrincipal, login: &Login, not_after: Wall) -> Event {
+    Event::CertCreate {
+        subject: Subject::User(Text::new(principal.name.to_string())),
+        cert_type: CertKind::Openssh,
+        roles: bounded_list(&principal.roles),
+        logins: vec![Text::new(login.as_str())],
+        expires: not_after.as_secs(),
+    }
 }
 
 /// A known caller was refused.

@@ -5,10 +5,13 @@
 
 use crate::keys;
 use crate::request_error::RequestError;
+use aws_lc_rs::hmac;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 use wayleave_api::auth::PublicKeys;
+use wayleave_ca::{SshCertTemplate, SshCertType};
 use wayleave_identity::{HostPrincipal, Principal, SSH_EXTENSION, UserPrincipal};
 use wayleave_keystore::{AuthorityError, PolicySigner, X509Authority, X509Request, pin_of_certificate};
 use wayleave_resource::{CaKeys, CaType, CertAuthority, CertAuthoritySpec, Metadata, RotationPhase};
@@ -27,7 +30,9 @@ const SSH_KEY_BYTES_MAX: usize = 1024;
 const NO_LOGIN: &str = "-wayleave-no-login";
 
 /// The authorities that this build creates and uses.
-const IN_USE: [CaType; 3] = [CaType::User, CaType::Host, CaType::Policy];
+const IN_USE: [CaType; 4] = [CaType::User, CaType::Host, CaType::Policy, CaType::Openssh];
+/// Those that every cluster has had from its beginning.
+const FIRST: [CaType; 3] = [CaType::User, CaType::Host, CaType::Policy];
 
 /// An authority as stored, with its private keys. Never `Debug`.
 #[derive(Serialize, Deserialize)]
@@ -49,6 +54,8 @@ pub(crate) struct Authorities {
     user: CertificateAuthority,
     host: CertificateAuthority,
     policy: PolicySigner,
+    /// Signs SSH certificates only.
+    openssh: KeyPair,
 }
 
 struct CertificateAuthority {
@@ -132,19 +139,38 @@ impl Authorities {
         };
         let policy = PolicySigner::from_seed(&random_bytes::<32>())
             .map_err(|_| AuthoritiesError::Stored(CaType::Policy))?;
-        let authorities =
-            Self { cluster: cluster.clone(), user: make(CaType::User)?, host: make(CaType::Host)?, policy };
+        let authorities = Self {
+            cluster: cluster.clone(),
+            user: make(CaType::User)?,
+            host: make(CaType::Host)?,
+            policy,
+            openssh: KeyPair::from_seed(&random_bytes()),
+        };
         let operations = IN_USE.iter().flat_map(|ca_type| authorities.store(*ca_type)).collect();
         Ok((authorities, operations))
     }
 
     /// Where the private keys of each authority are, in the order that [`Authorities::read`] wants them.
     pub(crate) fn stored_at() -> [Key; 3] {
-        IN_USE.map(|ca_type| keys::authority(ca_type.as_str()))
+        FIRST.map(|ca_type| keys::authority(ca_type.as_str()))
+    }
+
+    /// Where the private key of the openssh authority is. Clusters of earlier releases have none.
+    pub(crate) fn openssh_stored_at() -> Key {
+        keys::authority(CaType::Openssh.as_str())
+    }
+
+    /// A new openssh authority: its private record and the operations that store it.
+    pub(crate) fn generate_openssh(cluster: &ClusterName) -> Vec<Operation> {
+        store_openssh(cluster, &KeyPair::from_seed(&random_bytes()))
     }
 
     /// Reads what [`Authorities::generate`] stored.
-    pub(crate) fn read(cluster: &ClusterName, records: [&[u8]; 3]) -> Result<Self, AuthoritiesError> {
+    pub(crate) fn read(
+        cluster: &ClusterName,
+        records: [&[u8]; 3],
+        openssh: &[u8],
+    ) -> Result<Self, AuthoritiesError> {
         let [user, host, policy] = records;
         let policy: AuthorityRecord = parse(CaType::Policy, policy)?;
         let policy = policy
@@ -157,6 +183,7 @@ impl Authorities {
             user: CertificateAuthority::read(CaType::User, user)?,
             host: CertificateAuthority::read(CaType::Host, host)?,
             policy,
+            openssh: read_ssh(CaType::Openssh, parse(CaType::Openssh, openssh)?)?,
         })
     }
 
@@ -174,20 +201,10 @@ impl Authorities {
                 let signing_public_key_pem = Some(self.policy.public_key_pem());
                 (record, CaKeys { signing_public_key_pem, ..CaKeys::default() })
             }
-            CaType::Openssh | CaType::DbServer | CaType::DbClient | CaType::Jwt => return Vec::new(),
+            CaType::Openssh => return store_openssh(&self.cluster, &self.openssh),
+            CaType::DbServer | CaType::DbClient | CaType::Jwt => return Vec::new(),
         };
-        let resource = CertAuthority {
-            metadata: Metadata::default(),
-            spec: CertAuthoritySpec {
-                ca_type,
-                cluster: self.cluster.clone(),
-                phase: RotationPhase::Standby,
-                active: vec![public],
-                trusted: Vec::new(),
-            },
-        };
-        let private = crate::records::put(keys::authority(ca_type.as_str()), &record);
-        vec![private, crate::resource_store::put_operation(&resource.into())]
+        store(&self.cluster, ca_type, &record, public)
     }
 
     /// The name in every certificate.
@@ -208,6 +225,49 @@ impl Authorities {
     /// Host CA keys for known_hosts, without marker or pattern.
     pub(crate) fn host_ca_ssh(&self) -> Vec<String> {
         vec![self.host.ssh.public_key().to_openssh()]
+    }
+
+    /// SSH keys that users' certificates are verified with.
+    pub(crate) fn user_ca_keys(&self) -> Vec<PublicKey> {
+        vec![self.user.ssh.public_key()]
+    }
+
+    /// SSH keys that processes' certificates are verified with.
+    pub(crate) fn host_ca_keys(&self) -> Vec<PublicKey> {
+        vec![self.host.ssh.public_key()]
+    }
+
+    /// Keys for `TrustedUserCAKeys` of machines that are entered by a proxy.
+    pub(crate) fn openssh_ca_ssh(&self) -> Vec<String> {
+        vec![self.openssh.public_key().to_openssh()]
+    }
+
+    /// Authenticates what Auth itself gave out a moment ago. Every instance of Auth can check it.
+    pub(crate) fn mac(&self, purpose: &str, message: &[u8]) -> Vec<u8> {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.openssh.expose_seed());
+        let mut context = hmac::Context::with_key(&key);
+        context.update(purpose.as_bytes());
+        context.update(&[0]);
+        context.update(message);
+        context.sign().as_ref().to_vec()
+    }
+
+    /// A certificate of a user with which a proxy enters a machine.
+    pub(crate) fn sign_openssh(
+        &self,
+        template: SshCertTemplate,
+        key: PublicKey,
+    ) -> Result<Certificate, RequestError> {
+        sign(&self.openssh, template, key)
+    }
+
+    /// An SSH certificate of the host authority.
+    pub(crate) fn sign_by_host_ca(
+        &self,
+        template: SshCertTemplate,
+        key: PublicKey,
+    ) -> Result<Certificate, RequestError> {
+        sign(&self.host.ssh, template, key)
     }
 
     /// What a joining process is given as `ca_pin`.
@@ -309,14 +369,12 @@ struct SshRequest<'a> {
 impl CertificateAuthority {
     fn read(ca_type: CaType, record: &[u8]) -> Result<Self, AuthoritiesError> {
         let damaged = || AuthoritiesError::Stored(ca_type);
-        let record: AuthorityRecord = parse(ca_type, record)?;
-        let seed = record.ssh_seed.and_then(|seed| unhex(&seed)).ok_or_else(damaged)?;
-        let seed: [u8; 32] = seed.try_into().map_err(|_| damaged())?;
-        let certificate = record.x509_certificate_pem.ok_or_else(damaged)?;
-        let key = Secret::new(record.x509_private_key_pem.ok_or_else(damaged)?);
+        let mut record: AuthorityRecord = parse(ca_type, record)?;
+        let certificate = record.x509_certificate_pem.take().ok_or_else(damaged)?;
+        let key = Secret::new(record.x509_private_key_pem.take().ok_or_else(damaged)?);
         let x509 = X509Authority::from_pem(&certificate, &key)
             .map_err(|source| AuthoritiesError::X509 { ca_type, source })?;
-        Ok(Self { ssh: KeyPair::from_seed(&seed), x509 })
+        Ok(Self { ssh: read_ssh(ca_type, record)?, x509 })
     }
 
     fn records(&self) -> (AuthorityRecord, CaKeys) {
@@ -365,6 +423,64 @@ impl CertificateAuthority {
             ssh_certificate: certificate.to_openssh(),
         })
     }
+}
+
+fn read_ssh(ca_type: CaType, record: AuthorityRecord) -> Result<KeyPair, AuthoritiesError> {
+    let damaged = || AuthoritiesError::Stored(ca_type);
+    let seed = record.ssh_seed.and_then(|seed| unhex(&seed)).ok_or_else(damaged)?;
+    let seed: [u8; 32] = seed.try_into().map_err(|_| damaged())?;
+    Ok(KeyPair::from_seed(&seed))
+}
+
+fn store_openssh(cluster: &ClusterName, key: &KeyPair) -> Vec<Operation> {
+    let record = AuthorityRecord {
+        ssh_seed: Some(hex(key.expose_seed())),
+        x509_certificate_pem: None,
+        x509_private_key_pem: None,
+        policy_seed: None,
+    };
+    let public = CaKeys { ssh_public_key: Some(key.public_key().to_openssh()), ..CaKeys::default() };
+    store(cluster, CaType::Openssh, &record, public)
+}
+
+fn store(cluster: &ClusterName, ca_type: CaType, record: &AuthorityRecord, public: CaKeys) -> Vec<Operation> {
+    let resource = CertAuthority {
+        metadata: Metadata::default(),
+        spec: CertAuthoritySpec {
+            ca_type,
+            cluster: cluster.clone(),
+            phase: RotationPhase::Standby,
+            active: vec![public],
+            trusted: Vec::new(),
+        },
+    };
+    let private = crate::records::put(keys::authority(ca_type.as_str()), record);
+    vec![private, crate::resource_store::put_operation(&resource.into())]
+}
+
+fn sign(authority: &KeyPair, template: SshCertTemplate, key: PublicKey) -> Result<Certificate, RequestError> {
+    let options = |raw: BTreeMap<String, Vec<u8>>| -> Result<Options, RequestError> {
+        let text = |(name, value)| String::from_utf8(value).map(|value| (name, value));
+        let texts: Result<Options, _> = raw.into_iter().map(text).collect();
+        texts.map_err(|_| RequestError::Broken("an option of an SSH certificate is no text".to_owned()))
+    };
+    let template = CertificateTemplate {
+        key,
+        kind: match template.cert_type {
+            SshCertType::User => CertType::User,
+            SshCertType::Host => CertType::Host,
+        },
+        serial: u64::from_be_bytes(random_bytes()),
+        key_id: template.key_id,
+        principals: template.principals,
+        valid_after: template.validity.not_before,
+        valid_before: template.validity.not_after,
+        critical_options: options(template.critical_options)?,
+        extensions: options(template.extensions)?,
+    };
+    template
+        .sign(authority, &random_bytes())
+        .map_err(|error| RequestError::Invalid(format!("no SSH certificate can say this: {error}")))
 }
 
 fn with_final_newline(mut pem: String) -> String {

@@ -9,6 +9,7 @@ use crate::keys;
 use crate::records::{Records, decode, decode_resource, put};
 use crate::request_error::RequestError;
 use crate::resource_store::put_operation;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use wayleave_keystore::{IdentityDir, IdentityDirError};
 use wayleave_policy::presets;
@@ -150,7 +151,24 @@ async fn read_authorities(records: &Records, cluster: &ClusterName) -> Result<Au
     let [user, host, policy] = found.as_slice() else {
         return Err(BootstrapError::Damaged("an authority is missing".to_owned()));
     };
-    Ok(Authorities::read(cluster, [user, host, policy])?)
+    let openssh = openssh_record(records, cluster).await?;
+    Ok(Authorities::read(cluster, [user, host, policy], &openssh)?)
+}
+
+/// The openssh authority, made now where the cluster began with an earlier release.
+async fn openssh_record(records: &Records, cluster: &ClusterName) -> Result<Bytes, BootstrapError> {
+    let key = Authorities::openssh_stored_at();
+    for _ in 0..ATTEMPTS_MAX {
+        if let Some(item) = records.backend().get(&key).await? {
+            return Ok(item.value);
+        }
+        let operations = Authorities::generate_openssh(cluster);
+        match records.commit(vec![Condition::Absent(key.clone())], operations).await {
+            Ok(_) | Err(StoreError::AlreadyExists { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(BootstrapError::Damaged(format!("{key} is missing")))
 }
 
 /// Settings of the file win over what is stored; what the file does not say stays.

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use wayleave_api::auth::{HostCertificate, JoinRequest, JoinResponse, PublicKeys, RenewRequest, TrustBundle};
 use wayleave_identity::HostPrincipal;
-use wayleave_resource::{Kind, Resource, Token};
+use wayleave_resource::{EnforcedBy, JoinMethod, Kind, Resource, Token};
 use wayleave_runtime::random_bytes;
 use wayleave_vocab::{ClusterName, HostId, NodeName, Secret, SystemRole, TokenName, Wall};
 
@@ -237,6 +237,9 @@ impl AuthCore {
         let Some(Resource::Token(token)) = parsed else {
             return Ok(Err(format!("there is no token {}", audit_events::public_name(name.as_str()))));
         };
+        if token.spec.join_method != JoinMethod::Token {
+            return Ok(Err(format!("the token {name} is for machines without an agent")));
+        }
         if !matches {
             return Ok(Err(format!("wrong secret for the token {name}")));
         }
@@ -265,7 +268,11 @@ impl AuthCore {
 
     /// Refuses names under which a process would be believed for another one. What it was called `before` stays its own,
     /// whoever came later.
-    fn check_names(&self, record: &HostRecord, before: Option<&HostRecord>) -> Result<(), RequestError> {
+    pub(crate) fn check_names(
+        &self,
+        record: &HostRecord,
+        before: Option<&HostRecord>,
+    ) -> Result<(), RequestError> {
         let cluster = self.authorities.cluster();
         let own_id = record.host_id.to_string();
         let names =
@@ -299,7 +306,9 @@ impl AuthCore {
             Resource::Node(node) => {
                 node.host_id != record.host_id
                     && bare_name(node.spec.hostname.as_str(), cluster) == bare
-                    && (!is_node || (is_extra && online.contains(&node.host_id)))
+                    && (!is_node
+                        || node.spec.enforced_by == EnforcedBy::Proxy
+                        || (is_extra && online.contains(&node.host_id)))
             }
             _ => false,
         };
@@ -393,7 +402,7 @@ impl AuthCore {
 }
 
 /// A name as it is compared: in lower case, and without the cluster, because `web-1` is `web-1.<cluster>`.
-fn bare_name(name: &str, cluster: &ClusterName) -> String {
+pub(crate) fn bare_name(name: &str, cluster: &ClusterName) -> String {
     let name = name.to_ascii_lowercase();
     let stem = name.strip_suffix(cluster.as_str()).and_then(|stem| stem.strip_suffix('.'));
     stem.map(str::to_owned).unwrap_or(name)

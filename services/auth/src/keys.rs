@@ -87,6 +87,15 @@ pub(crate) fn host(id: HostId) -> Key {
     below(&hosts(), &id.to_string())
 }
 
+/// What is known of a machine that was published by `ssh -R`, by its name in lower case.
+pub(crate) fn published() -> Key {
+    family("/published")
+}
+
+pub(crate) fn published_as(name: &wayleave_vocab::NodeName) -> Key {
+    below(&published(), &name.as_str().to_ascii_lowercase())
+}
+
 /// The newest signed snapshot of policy.
 pub(crate) fn policy() -> Key {
     family("/policy")

@@ -3,11 +3,12 @@
 use crate::auth_core::AuthCore;
 use crate::policy_view::refused;
 use crate::request_error::RequestError;
+use std::collections::HashSet;
 use std::sync::Arc;
 use wayleave_api::auth::{ExplainRequest, ExplainResponse, ListedNode};
 use wayleave_identity::UserPrincipal;
 use wayleave_policy::{NodeView, Subject};
-use wayleave_resource::{AdminVerb, Kind, Node, Resource, RuleTarget};
+use wayleave_resource::{AdminVerb, EnforcedBy, Kind, Node, Resource, RuleTarget};
 use wayleave_vocab::{HostId, Labels, Login, NodeName, UserName};
 
 /// Most nodes that one answer lists.
@@ -45,17 +46,28 @@ impl AuthCore {
         let view = self.mirror.policy();
         let online = self.routes.online();
         let seen = self.nodes();
-        let visible = if caller.local_admin {
-            seen.iter().collect()
+        // What was published by `ssh -R` is gone with its connection.
+        let there = seen
+            .iter()
+            .filter(|s| s.node.spec.enforced_by == EnforcedBy::Agent || online.contains(&s.node.host_id));
+        let visible: Vec<&Seen> = if caller.local_admin {
+            there.collect()
         } else {
-            view.visible(caller, seen.iter().map(|seen| (seen.view(), seen)), now)
+            let enters: HashSet<HostId> = view
+                .visible(caller, there.clone().map(|seen| (seen.view(), seen.node.host_id)), now)
+                .into_iter()
+                .collect();
+            let reaches = |seen: &Seen| {
+                !seen.node.spec.tcp_ports.is_empty() && view.may_reach(caller, &seen.view(), now)
+            };
+            there.filter(|seen| enters.contains(&seen.node.host_id) || reaches(seen)).collect()
         };
         let listed = |seen: &Seen| ListedNode {
             json: Resource::from(seen.node.clone()).to_json(),
             logins: caller
                 .logins
                 .iter()
-                .filter(|login| view.may_enter(caller, &seen.view(), login, now))
+                .filter(|login| !seen.node.spec.tcp_only && view.may_enter(caller, &seen.view(), login, now))
                 .map(ToString::to_string)
                 .collect(),
             online: online.contains(&seen.node.host_id),

@@ -56,7 +56,7 @@ impl PolicyView {
         Arc::new(Self { policy, locks: LockSet::new(locks), networking, preference })
     }
 
-    fn context(&self) -> Context<'_> {
+    pub(crate) fn context(&self) -> Context<'_> {
         Context { locks: &self.locks, locks_age: Duration::ZERO }
     }
 
@@ -141,6 +141,16 @@ impl PolicyView {
         now: Wall,
     ) -> bool {
         self.policy.decide_ssh(user, node, login, &self.context(), now).is_ok()
+    }
+
+    /// May the user connect to the TCP ports that are published under this name?
+    pub(crate) fn may_reach(
+        &self,
+        user: &UserPrincipal,
+        app: &wayleave_policy::NodeView<'_>,
+        now: Wall,
+    ) -> bool {
+        self.policy.decide_app(user, app, &self.context(), now).is_ok()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::resource_store::{put_operation, title};
 use std::collections::BTreeMap;
 use wayleave_api::auth::{ProxyRecord, RegisterRequest};
 use wayleave_identity::HostPrincipal;
-use wayleave_resource::{Kind, Metadata, Node, Proxy, ProxySpec, Resource};
+use wayleave_resource::{EnforcedBy, Kind, Metadata, Node, Proxy, ProxySpec, Resource};
 use wayleave_store::{Operation, StoreError};
 use wayleave_vocab::{HostId, HostPort, Incarnation, Labels, SystemRole};
 
@@ -24,6 +24,8 @@ const ZONE: &str = "wayleave.dev/zone";
 pub(crate) const DIRECT_ADDRESS: &str = "wayleave.dev/direct-address";
 const DRAINING: &str = "wayleave.dev/draining";
 const INCARNATION: &str = "wayleave.dev/incarnation";
+/// On what was published by `ssh -R`: the token.
+pub(crate) const TOKEN: &str = "wayleave.dev/token";
 /// Most resources that one process registers.
 const RESOURCES_MAX: usize = 64;
 const ATTEMPTS_MAX: usize = 16;
@@ -99,8 +101,12 @@ impl AuthCore {
         }
     }
 
-    /// A node is called what its certificate says, and sets no labels of ours.
+    /// A node is called what its certificate says, is its own agent, and sets no labels of ours.
     async fn check_node(&self, node: Node) -> Result<Node, RequestError> {
+        if node.spec.enforced_by != EnforcedBy::Agent || node.spec.tcp_only || !node.spec.tcp_ports.is_empty()
+        {
+            return Err(RequestError::denied("an agent registers the SSH that it serves itself"));
+        }
         let keys = node
             .metadata
             .labels
@@ -147,7 +153,7 @@ impl AuthCore {
         Ok(())
     }
 
-    async fn incarnation(&self, proxy: HostId) -> Result<Incarnation, RequestError> {
+    pub(crate) async fn incarnation(&self, proxy: HostId) -> Result<Incarnation, RequestError> {
         let stored = self.records.read::<Incarnation>(&keys::incarnation(proxy)).await?;
         Ok(stored.map(|stored| stored.value).unwrap_or_default())
     }

@@ -152,6 +152,9 @@ impl AuthCore {
         self.check_deletable(kind, name)?;
         let mut operations = vec![Operation::Delete { key: key.clone() }];
         operations.extend(self.goes_with(kind, name));
+        if kind == Kind::Token {
+            operations.extend(self.published_with(name));
+        }
         let mut events = vec![deleted(kind, name, by)];
         if let (Kind::User, Ok(user)) = (kind, UserName::parse(name)) {
             let lock = Resource::Lock(self.lock_of_removed_user(&user, by));

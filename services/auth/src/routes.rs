@@ -179,6 +179,11 @@ impl Routes {
         self.lock().proxies.contains_key(&proxy)
     }
 
+    /// True when this proxy holds a tunnel of the agent.
+    pub(crate) fn holds(&self, proxy: HostId, host: HostId) -> bool {
+        self.lock().proxies.get(&proxy).is_some_and(|table| table.hosts.contains(&host))
+    }
+
     /// When the agent last had a route that has ended; none if it never had one since this Auth started.
     pub(crate) fn last_seen(&self, host: HostId) -> Option<Wall> {
         self.lock().last_seen.get(&host).copied()

@@ -14,8 +14,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use wayleave_api::auth::admin_server::Admin;
 use wayleave_api::auth::{
-    CaStatus, CreateTokenRequest, CreateTokenResponse, CreateUserRequest, DeleteResourceResponse,
-    ExplainRequest, ExplainResponse, GetStatusRequest, GetStatusResponse, InviteResponse, ListNodesRequest,
+    CaStatus, CreateOpensshTokenRequest, CreateOpensshTokenResponse, CreateTokenRequest, CreateTokenResponse,
+    CreateUserRequest, DeleteResourceResponse, ExplainRequest, ExplainResponse, ForgetHostKeyRequest,
+    ForgetHostKeyResponse, GetStatusRequest, GetStatusResponse, InviteResponse, ListNodesRequest,
     ListNodesResponse, ListResourcesRequest, ListResourcesResponse, ResetUserRequest, ResourceEvent,
     ResourceJson, ResourceRef, ResourceWrite, SearchEventsRequest, SearchEventsResponse, SignUserRequest,
     UserCertificates, WatchResourcesRequest,
@@ -210,6 +211,24 @@ impl Admin for AdminService {
         let caller = Caller::of(&request)?;
         let author = Author::of(caller.user()?, caller.client_address);
         Ok(Response::new(self.core.create_token(request.into_inner(), &author).await?))
+    }
+
+    async fn create_openssh_token(
+        &self,
+        request: Request<CreateOpensshTokenRequest>,
+    ) -> Result<Response<CreateOpensshTokenResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let author = Author::of(caller.user()?, caller.client_address);
+        Ok(Response::new(self.core.create_openssh_token(request.into_inner(), &author).await?))
+    }
+
+    async fn forget_host_key(
+        &self,
+        request: Request<ForgetHostKeyRequest>,
+    ) -> Result<Response<ForgetHostKeyResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let author = Author::of(caller.user()?, caller.client_address);
+        Ok(Response::new(self.core.forget_host_key(request.into_inner(), &author).await?))
     }
 
     async fn create_user(

@@ -11,9 +11,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use wayleave_api::auth::host_server::Host;
 use wayleave_api::auth::{
-    BeginIncarnationRequest, BeginIncarnationResponse, ClusterEvent, EmitEventsRequest, EmitEventsResponse,
-    JoinRequest, JoinResponse, RegisterRequest, RegisterResponse, RenewRequest, RouteAck, RouteUpdate,
-    WatchClusterRequest,
+    BeginIncarnationRequest, BeginIncarnationResponse, BeginOpensshLoginRequest, BeginOpensshLoginResponse,
+    ClusterEvent, EmitEventsRequest, EmitEventsResponse, JoinRequest, JoinResponse, PublishRequest,
+    PublishResponse, RegisterRequest, RegisterResponse, RenewRequest, RouteAck, RouteUpdate,
+    SignOpensshLoginRequest, SignOpensshLoginResponse, WatchClusterRequest, WithdrawRequest,
+    WithdrawResponse,
 };
 use wayleave_audit::Envelope;
 use wayleave_runtime::TaskGroup;
@@ -81,6 +83,36 @@ impl Host for HostService {
         let caller = Caller::of(&request)?;
         let incarnation = self.core.begin_incarnation(caller.host()?.host_id).await?.0;
         Ok(Response::new(BeginIncarnationResponse { incarnation }))
+    }
+
+    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.core.publish(caller.host()?, request.into_inner()).await?))
+    }
+
+    async fn withdraw(
+        &self,
+        request: Request<WithdrawRequest>,
+    ) -> Result<Response<WithdrawResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        self.core.withdraw(caller.host()?, request.into_inner()).await?;
+        Ok(Response::new(WithdrawResponse {}))
+    }
+
+    async fn begin_openssh_login(
+        &self,
+        request: Request<BeginOpensshLoginRequest>,
+    ) -> Result<Response<BeginOpensshLoginResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.core.begin_openssh_login(caller.host()?, request.get_ref())?))
+    }
+
+    async fn sign_openssh_login(
+        &self,
+        request: Request<SignOpensshLoginRequest>,
+    ) -> Result<Response<SignOpensshLoginResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.core.sign_openssh_login(caller.host()?, request.into_inner()).await?))
     }
 
     async fn publish_routes(

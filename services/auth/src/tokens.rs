@@ -16,7 +16,7 @@ use wayleave_store::{Condition, StoreError};
 use wayleave_vocab::{Labels, SystemRole, TokenName, Ttl};
 
 /// Shortest life of a token.
-const TOKEN_TTL_MIN: Duration = Duration::from_secs(1);
+pub(crate) const TOKEN_TTL_MIN: Duration = Duration::from_secs(1);
 
 impl AuthCore {
     /// A new token for `by`, who has been found to be allowed to. The secret is in the answer and nowhere else.
@@ -25,11 +25,7 @@ impl AuthCore {
         request: CreateTokenRequest,
         by: &Author,
     ) -> Result<CreateTokenResponse, RequestError> {
-        let name = match request.name.as_str() {
-            "" => data_encoding::HEXLOWER.encode(&random_bytes::<8>()),
-            name => name.to_owned(),
-        };
-        let name = TokenName::parse(name).map_err(|error| RequestError::Invalid(error.to_string()))?;
+        let name = new_name(&request.name)?;
         let lifetimes = &self.config.lifetimes;
         let ttl =
             lifetime(request.ttl_ms, lifetimes.token_default, TOKEN_TTL_MIN, lifetimes.token_max, "a token")?;
@@ -65,6 +61,15 @@ impl AuthCore {
             ca_pins: self.authorities.pins(),
         })
     }
+}
+
+/// The name as asked for, a random one if none is.
+pub(crate) fn new_name(asked: &str) -> Result<TokenName, RequestError> {
+    let name = match asked {
+        "" => data_encoding::HEXLOWER.encode(&random_bytes::<8>()),
+        name => name.to_owned(),
+    };
+    TokenName::parse(name).map_err(|error| RequestError::Invalid(error.to_string()))
 }
 
 /// A lifetime as asked for in milliseconds, 0 for the default.
@@ -120,7 +125,7 @@ fn parse_roles(roles: &[String]) -> Result<BTreeSet<SystemRole>, RequestError> {
     Ok(set)
 }
 
-fn parse_labels(labels: HashMap<String, String>) -> Result<Labels, RequestError> {
+pub(crate) fn parse_labels(labels: HashMap<String, String>) -> Result<Labels, RequestError> {
     Labels::try_from(labels.into_iter().collect::<std::collections::BTreeMap<_, _>>())
         .map_err(|error| RequestError::Invalid(error.to_string()))
 }

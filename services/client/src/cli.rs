@@ -3,8 +3,8 @@
 use crate::failure::{Exit, Failure};
 use crate::output::Format;
 use crate::{
-    auth_sign, explain, invite, locks, login, ls, proxy_ssh, resources, scp, ssh, ssh_config, status, tokens,
-    users, version,
+    auth_sign, explain, invite, locks, login, ls, proxy_app, proxy_ssh, resources, scp, ssh, ssh_config,
+    status, tokens, users, version,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -71,7 +71,7 @@ pub(crate) enum Command {
     Ls(ls::LsArgs),
     Ssh(ssh::SshArgs),
     Scp(scp::ScpArgs),
-    /// Connect standard input and output to something (for ProxyCommand).
+    /// Lead this machine's input and output, or a port of it, to something.
     #[command(subcommand)]
     Proxy(ProxyCommand),
     Config(ssh_config::ConfigArgs),
@@ -102,6 +102,7 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ProxyCommand {
     Ssh(proxy_ssh::ProxySshArgs),
+    App(proxy_app::ProxyAppArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -120,6 +121,7 @@ impl Command {
             Self::Ssh(args) => ssh::ssh(args, global).await,
             Self::Scp(args) => scp::scp(args, global).await,
             Self::Proxy(ProxyCommand::Ssh(args)) => proxy_ssh::proxy_ssh(&args, global).await,
+            Self::Proxy(ProxyCommand::App(args)) => proxy_app::proxy_app(args, global).await,
             Self::Config(args) => ssh_config::config(&args, global),
             Self::Get(args) => resources::get(&args, global).await,
             Self::Create(args) => resources::create(&args, global).await,

@@ -79,6 +79,15 @@ pub(crate) async fn dial(
     node: &NodeName,
     report_route: bool,
 ) -> Result<(NodeStream, Option<DialRoute>), Failure> {
+    dial_target(access, &DialTarget::Ssh { node: node.clone() }, report_route).await
+}
+
+/// Opens a stream to anything; tries the proxies in turn.
+pub(crate) async fn dial_target(
+    access: &Access,
+    target: &DialTarget,
+    report_route: bool,
+) -> Result<(NodeStream, Option<DialRoute>), Failure> {
     access.check_expiry()?;
     let tls = client_config(
         access.identity.credentials(),
@@ -93,7 +102,7 @@ pub(crate) async fn dial(
     let mut left: Vec<&HostPort> = access.require_proxies()?.iter().collect();
     loop {
         let (proxy, stream) = connect_first(&left, &tls, &outer).await?;
-        match ask(proxy, stream, node, report_route).await {
+        match ask(proxy, stream, target, report_route).await {
             Ok(dialled) => return Ok(dialled),
             Err(Attempt::Final(failure)) => return Err(failure),
             Err(Attempt::Next(failure)) => {
@@ -145,23 +154,23 @@ enum Attempt {
     Final(Failure),
 }
 
-/// Asks a proxy for a stream to the node.
+/// Asks a proxy for a stream.
 async fn ask(
     proxy: &HostPort,
     mut stream: NodeStream,
-    node: &NodeName,
+    target: &DialTarget,
     report_route: bool,
 ) -> Result<(NodeStream, Option<DialRoute>), Attempt> {
     let request = DialRequest {
         v: VERSION,
-        target: DialTarget::Ssh { node: node.clone() },
+        target: target.clone(),
         host_id: None,
         client_address: None,
         trace_id: TraceId::from_random(random_bytes()),
         from_peer: false,
         report_route,
     };
-    tracing::debug!(%proxy, %node, trace_id = %request.trace_id, "dialling");
+    tracing::debug!(%proxy, name = %target.name(), trace_id = %request.trace_id, "dialling");
     write_message(&mut stream, &request).await.map_err(|e| Attempt::Next(e.into()))?;
     match read_message(&mut stream, DIAL_TIMEOUT).await.map_err(|e| Attempt::Next(e.into()))? {
         DialResponse::Established { route } => Ok((stream, route)),

@@ -23,6 +23,7 @@ mod moment;
 mod new_keys;
 mod output;
 mod prompt;
+mod proxy_app;
 mod proxy_ssh;
 mod pump;
 mod resources;
@@ -33,6 +34,7 @@ mod status;
 mod stdio;
 mod terminal;
 mod tokens;
+mod tokens_openssh;
 mod users;
 mod version;
 

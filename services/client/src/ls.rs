@@ -5,9 +5,11 @@ use crate::cli::GlobalArgs;
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, print, show, table};
 use serde::Serialize;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use wayleave_api::auth::{ListNodesRequest, ListedNode};
-use wayleave_resource::Resource;
-use wayleave_vocab::Labels;
+use wayleave_resource::{EnforcedBy, Resource};
+use wayleave_vocab::{Labels, NodeName};
 
 /// List the nodes you can reach
 ///
@@ -36,6 +38,12 @@ struct NodeView {
     labels: Labels,
     logins: Vec<String>,
     online: bool,
+    /// Who decides who may enter: `agent` or `proxy`.
+    enforced_by: EnforcedBy,
+    /// False when there are only TCP ports.
+    ssh: bool,
+    /// Ports for `way proxy app`.
+    tcp_ports: BTreeSet<u16>,
     version: String,
 }
 
@@ -64,6 +72,9 @@ impl NodeView {
                 labels: node.all_labels(),
                 logins: listed.logins,
                 online: listed.online,
+                enforced_by: node.spec.enforced_by,
+                ssh: !node.spec.tcp_only,
+                tcp_ports: node.spec.tcp_ports,
                 version: node.spec.version,
             }),
             Ok(other) => {
@@ -77,6 +88,22 @@ impl NodeView {
         }
     }
 
+    /// How it is reached.
+    fn address(&self) -> String {
+        let mut text = match (self.online, self.enforced_by) {
+            (false, _) => "offline",
+            (true, EnforcedBy::Agent) => "⟵ Tunnel",
+            (true, EnforcedBy::Proxy) => "⟵ ssh -R",
+        }
+        .to_owned();
+        if !self.tcp_ports.is_empty() {
+            let ports: Vec<String> = self.tcp_ports.iter().map(ToString::to_string).collect();
+            let also = if self.ssh { " +" } else { "" };
+            let _ = write!(text, "{also} TCP {}", ports.join(","));
+        }
+        text
+    }
+
     fn matches(&self, labels: Option<&Labels>, words: &[String]) -> bool {
         let has_labels =
             labels.is_none_or(|wanted| wanted.iter().all(|(key, value)| self.labels.get(key) == Some(value)));
@@ -85,12 +112,31 @@ impl NodeView {
     }
 }
 
+/// The TCP port of an application that has only one.
+pub(crate) async fn only_tcp_port(access: &Access, name: &NodeName) -> Result<u16, Failure> {
+    let answer = call(access.admin()?.list_nodes(ListNodesRequest {})).await?;
+    let nodes = answer.nodes.into_iter().filter_map(NodeView::read);
+    let named =
+        nodes.filter(|node| node.name.eq_ignore_ascii_case(name.as_str()) || node.host_id == name.as_str());
+    let ports: BTreeSet<u16> = named.flat_map(|node| node.tcp_ports).collect();
+    match (ports.first(), ports.len()) {
+        (Some(port), 1) => Ok(*port),
+        (None, _) => Err(Failure::new(Exit::NotFound, format!("there is no TCP application {name}"))
+            .hint("`way ls` shows those you can reach")),
+        (Some(_), _) => {
+            let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+            Err(Failure::usage(format!("{name} has several ports: {}", ports.join(", ")))
+                .hint("name one with --target-port"))
+        }
+    }
+}
+
 fn text(nodes: &[NodeView], is_verbose: bool) -> String {
     if nodes.is_empty() {
         return "No nodes. A machine appears here once its agent has joined and your roles allow you in.\n"
             .to_owned();
     }
-    let address = |node: &NodeView| if node.online { "⟵ Tunnel" } else { "offline" }.to_owned();
+    let address = |node: &NodeView| node.address();
     if !is_verbose {
         let rows: Vec<_> = nodes
             .iter()
@@ -105,13 +151,17 @@ fn text(nodes: &[NodeView], is_verbose: bool) -> String {
                 node.name.clone(),
                 node.host_id.clone(),
                 address(node),
+                match node.enforced_by {
+                    EnforcedBy::Agent => "agent".to_owned(),
+                    EnforcedBy::Proxy => "proxy".to_owned(),
+                },
                 node.logins.join(","),
                 node.version.clone(),
                 node.labels.to_string(),
             ]
         })
         .collect();
-    table(&["Node Name", "Node ID", "Address", "Logins", "Version", "Labels"], &rows)
+    table(&["Node Name", "Node ID", "Address", "Enforced By", "Logins", "Version", "Labels"], &rows)
 }
 
 #[cfg(test)]
@@ -125,6 +175,9 @@ mod tests {
             labels: labels.parse().unwrap(),
             logins: vec!["root".into()],
             online: true,
+            enforced_by: EnforcedBy::Agent,
+            ssh: true,
+            tcp_ports: BTreeSet::new(),
             version: "0.1.0".into(),
         }
     }

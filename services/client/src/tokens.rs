@@ -7,38 +7,70 @@ use crate::failure::{Exit, Failure};
 use crate::moment;
 use crate::output::{Format, note, show, table};
 use crate::resources;
+use crate::tokens_openssh::{self, OpensshArgs};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::str::FromStr;
 use wayleave_api::auth::{CreateTokenRequest, CreateTokenResponse};
-use wayleave_resource::{Kind, Resource};
-use wayleave_vocab::{HostPort, Labels, SystemRole, Wall};
+use wayleave_resource::{JoinMethod, Kind, Resource};
+use wayleave_vocab::{HostPort, Labels, NodeName, ParseSystemRoleError, SystemRole, Wall};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum TokensCommand {
     Add(AddArgs),
     /// List join tokens (never their secrets).
     Ls,
-    /// Remove a join token.
+    /// Remove a join token; what was published with it by `ssh -R` is cut.
     Rm(RmArgs),
+    /// Let a machine that is published by `ssh -R` show another host key the next time.
+    ForgetHostKey(ForgetHostKeyArgs),
 }
 
 /// Make a join token and print the whole set-up of a new machine
 ///
 /// way tokens add --type=node --ttl=1h
 /// way tokens add --type=node,app --labels=env=prod --format json
+/// way tokens add --type=openssh --names=web-1 --ports=22,8080
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct AddArgs {
-    /// What the machine may be: node, proxy, app, db, kube, …
-    #[arg(long = "type", value_name = "ROLE,…", value_delimiter = ',', required = true)]
-    roles: Vec<SystemRole>,
+    /// What the machine may be: node, proxy, app, db, kube, …; or openssh for one that runs no agent.
+    #[arg(long = "type", value_name = "TYPE,…", value_delimiter = ',', required = true)]
+    types: Vec<TokenType>,
     /// The token's public name; a random one if left out.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Labels of the token.
     #[arg(long, value_name = "KEY=VALUE,…")]
     labels: Option<Labels>,
+    #[command(flatten)]
+    openssh: OpensshArgs,
+}
+
+/// What a token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TokenType {
+    Role(SystemRole),
+    /// Machines that publish themselves by `ssh -R`.
+    Openssh,
+}
+
+impl FromStr for TokenType {
+    type Err = ParseSystemRoleError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "openssh" => Ok(Self::Openssh),
+            role => role.parse().map(Self::Role),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ForgetHostKeyArgs {
+    /// The machine's name.
+    name: NodeName,
 }
 
 #[derive(Debug, clap::Args)]
@@ -76,11 +108,34 @@ pub(crate) async fn tokens(command: TokensCommand, global: &GlobalArgs) -> Resul
             note(&format!("token {name} has been removed"));
             Ok(Exit::Done)
         }
+        TokensCommand::ForgetHostKey(args) => tokens_openssh::forget_host_key(&args.name, global).await,
     }
 }
 
 async fn add(args: AddArgs, global: &GlobalArgs) -> Result<Exit, Failure> {
     let access = Access::find(global)?;
+    let is_openssh = args.types.contains(&TokenType::Openssh);
+    let roles: Vec<SystemRole> = args
+        .types
+        .iter()
+        .filter_map(|kind| match kind {
+            TokenType::Role(role) => Some(*role),
+            TokenType::Openssh => None,
+        })
+        .collect();
+    if is_openssh && !roles.is_empty() {
+        return Err(Failure::usage(
+            "a token of the type openssh lets nothing join: make another one for that",
+        ));
+    }
+    let proxy = match &global.proxy {
+        Some(proxy) => Some(proxy.clone()),
+        None => proxies_of(&access).await.into_iter().next(),
+    };
+    if is_openssh {
+        return tokens_openssh::add(args.openssh, args.name, args.labels.as_ref(), proxy, &access, global)
+            .await;
+    }
     let labels: HashMap<String, String> = args
         .labels
         .iter()
@@ -89,19 +144,15 @@ async fn add(args: AddArgs, global: &GlobalArgs) -> Result<Exit, Failure> {
         .collect();
     let request = CreateTokenRequest {
         name: args.name.unwrap_or_default(),
-        system_roles: args.roles.iter().map(ToString::to_string).collect(),
+        system_roles: roles.iter().map(ToString::to_string).collect(),
         ttl_ms: global.ttl_ms(),
         labels,
     };
     let answer = call(access.admin()?.create_token(request)).await?;
-    let proxy = match &global.proxy {
-        Some(proxy) => Some(proxy.clone()),
-        None => proxies_of(&access).await.into_iter().next(),
-    };
     let expires = Wall::from_ms(answer.expires_ms);
-    let token = NewToken::new(answer, &args.roles, expires, proxy);
+    let token = NewToken::new(answer, &roles, expires, proxy);
     let now = moment::now();
-    show(global.format(), &token, || token.instructions(&args.roles, &moment::remaining(expires, now)))?;
+    show(global.format(), &token, || token.instructions(&roles, &moment::remaining(expires, now)))?;
     Ok(Exit::Done)
 }
 
@@ -236,12 +287,24 @@ async fn ls(global: &GlobalArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+fn join<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join("+")
+}
+
 impl TokenRow {
     fn new(resource: Resource) -> Option<Self> {
         let Resource::Token(token) = resource else { return None };
         Some(Self {
             name: token.name.to_string(),
-            roles: token.spec.roles.iter().map(ToString::to_string).collect(),
+            roles: match &token.spec.join_method {
+                JoinMethod::Token => token.spec.roles.iter().map(ToString::to_string).collect(),
+                JoinMethod::Openssh { openssh } => {
+                    vec![
+                        format!("openssh:{}", join(&openssh.names)),
+                        format!("ports:{}", join(&openssh.ports)),
+                    ]
+                }
+            },
             labels: token.metadata.labels,
             expires: token.metadata.expires.map(moment::rfc3339),
         })

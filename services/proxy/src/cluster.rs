@@ -43,7 +43,9 @@ pub(crate) struct Cluster {
     pub(crate) proxies: watch::Sender<BTreeMap<HostId, ProxyRecord>>,
     /// True once the initial state is there.
     pub(crate) ready: watch::Sender<bool>,
-    /// The cluster's strategy has proxies reach agents through each other.
+    /// Machines that publish themselves here are reached through this proxy only, whatever the strategy.
+    is_always_peering: bool,
+    /// Proxies reach what is connected here through each other.
     pub(crate) has_peering: watch::Sender<bool>,
     /// Where peers reach this proxy, while it serves them.
     pub(crate) peer_address: watch::Sender<Option<HostPort>>,
@@ -60,9 +62,10 @@ struct State {
 }
 
 impl Cluster {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(is_always_peering: bool) -> Self {
         Self {
             state: Mutex::default(),
+            is_always_peering,
             broadcast: watch::Sender::default(),
             proxies: watch::Sender::default(),
             ready: watch::Sender::new(false),
@@ -90,7 +93,8 @@ impl Cluster {
     fn publish(&self) {
         let (proxies, has_peering) = {
             let state = self.lock();
-            (state.proxies.clone(), state.networking.as_ref().is_some_and(has_peering))
+            let is_asked_for = state.networking.as_ref().is_some_and(has_peering);
+            (state.proxies.clone(), self.is_always_peering || is_asked_for)
         };
         self.has_peering.send_if_modified(|known| std::mem::replace(known, has_peering) != has_peering);
         let view = encode(proxy_to_agent::Message::View(self.view()));
@@ -135,6 +139,7 @@ async fn follow_once(shared: &Arc<Shared>) -> Result<(), tonic::Status> {
     let mut events = client.watch_cluster(request).await?.into_inner();
     // What is not mentioned until the initial state is complete does not exist any more.
     let mut initial = Some(State::default());
+    let hosted = shared.registry.hosted();
     while let Some(event) = events.message().await? {
         // Heads and routes come often, and change nothing of what is told to all.
         let is_for_all = matches!(
@@ -146,7 +151,12 @@ async fn follow_once(shared: &Arc<Shared>) -> Result<(), tonic::Status> {
                     | Event::Networking(_)
             )
         );
+        let was_initial = initial.is_some();
         handle(shared, event, &mut initial);
+        if was_initial && initial.is_none() {
+            let is_gone = |id: &&HostId| shared.cluster.with_nodes(|nodes| nodes.name(**id).is_none());
+            hosted.iter().filter(is_gone).for_each(|id| shared.registry.forget(*id));
+        }
         if initial.is_none() && is_for_all {
             shared.cluster.publish();
         }
@@ -195,6 +205,12 @@ fn handle(shared: &Arc<Shared>, event: ClusterEvent, initial: &mut Option<State>
         }
         Some(Event::Snapshot(snapshot)) => policy_changed(shared, snapshot),
         Some(Event::Head(head)) => head_changed(shared, head),
+        Some(Event::NodeDeletedHostId(id)) if initial.is_none() => {
+            if let Ok(id) = id.parse::<HostId>() {
+                shared.registry.forget(id);
+            }
+            change(&mut cluster.lock(), Event::NodeDeletedHostId(id), event.revision);
+        }
         Some(other) => match initial {
             Some(state) => change(state, other, event.revision),
             None => change(&mut cluster.lock(), other, event.revision),

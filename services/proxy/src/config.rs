@@ -16,7 +16,9 @@ pub struct ProxyConfig {
     pub web_listen: SocketAddr,
     /// SSH for plain `ssh -J`, when configured.
     pub ssh_listen: Option<SocketAddr>,
-    /// The peer service. It listens while the cluster's strategy is `proxy_peering`.
+    /// Where machines without an agent publish themselves by `ssh -R`, when configured.
+    pub tunnel_listen: Option<SocketAddr>,
+    /// The peer service. It listens while the cluster's strategy is `proxy_peering`, or with `tunnel_listen`.
     pub peer_listen: SocketAddr,
     /// Where peers reach this one proxy; `None`: the host of `public_addresses`, else the listening address.
     pub peer_public: Option<HostPort>,

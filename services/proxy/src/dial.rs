@@ -2,13 +2,15 @@
 //!
 //! What is tried, in which order and for how long is decided by `core/peering`'s [`DialPlan`].
 
+use crate::hosting::open_here;
+use crate::registry;
 use crate::service::Shared;
 use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use wayleave_dial::{DialRefusal, DialRequest, DialResponse, DialRoute, DialTarget};
+use wayleave_dial::{DialRefusal, DialRequest, DialResponse, DialRoute};
 use wayleave_mux::Class;
 use wayleave_net::{BoxStream, DIAL_MESSAGE_TIMEOUT, Dialed, Dialer, read_message, write_message};
 use wayleave_peering::{
@@ -36,9 +38,8 @@ impl Dialer for ProxyDialer {
                 let detail = "this proxy does not know the cluster yet, try again".to_owned();
                 return Err(DialRefusal::Unavailable { detail });
             }
-            let DialTarget::Ssh { node } = &request.target;
-            let host_id = resolve(&self.0, node)?;
-            let name = node.to_string();
+            let host_id = resolve(&self.0, request.target.name())?;
+            let name = request.target.name().to_string();
             let run = Run::new(&self.0, DialRequest { host_id: Some(host_id), ..request }, host_id, name);
             run.run().await
         })
@@ -51,7 +52,7 @@ pub(crate) async fn dial_local(
     host_id: HostId,
     request: DialRequest,
 ) -> Result<BoxStream, DialRefusal> {
-    if shared.registry.find(host_id).is_none() {
+    if !shared.registry.has(host_id) {
         let (incarnation, sequence) = shared.routes.not_here();
         return Err(DialRefusal::NotHere { incarnation, sequence });
     }
@@ -60,7 +61,7 @@ pub(crate) async fn dial_local(
 
 fn resolve(shared: &Shared, node: &NodeName) -> Result<HostId, DialRefusal> {
     let state = |host: HostId| {
-        if shared.registry.find(host).is_some() {
+        if shared.registry.has(host) {
             RouteState::Fresh
         } else {
             shared.routes.with_table(|table| table.state(host))
@@ -90,8 +91,12 @@ async fn open_stream(
     request: &DialRequest,
 ) -> Result<BoxStream, DialRefusal> {
     let unreachable = |detail: String| DialRefusal::Offline { name: host_id.to_string(), detail };
-    let (_, tunnel) =
+    let (_, way) =
         shared.registry.find(host_id).ok_or_else(|| unreachable("its tunnel has just ended".to_owned()))?;
+    let tunnel = match way {
+        registry::Way::Tunnel(tunnel) => tunnel,
+        registry::Way::Here(adapter) => return open_here(shared, adapter, request),
+    };
     let mut stream = tunnel.open(Class::Interactive).map_err(|e| unreachable(e.to_string()))?;
     write_message(&mut stream, request).await.map_err(|e| unreachable(e.to_string()))?;
     let response: DialResponse =

@@ -10,6 +10,7 @@ mod cluster;
 mod config;
 mod counted;
 mod dial;
+mod hosting;
 mod passthrough;
 mod peer;
 mod registry;

@@ -1,8 +1,10 @@
-//! The tunnels of the agents that are connected here. This proxy is the only authority on them.
+//! The tunnels of the agents that are connected here, and the machines that this proxy serves in the place of an agent.
+//! This proxy is the only authority on them.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use wayleave_net::Tunnel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+use wayleave_net::{Adapter, Tunnel};
 use wayleave_vocab::HostId;
 
 /// Tunnels of one agent at a time: it needs one, two while it replaces it; a machine that was cloned has more.
@@ -24,9 +26,26 @@ pub(crate) struct Registry {
     held: Mutex<Tunnels>,
 }
 
+/// A machine without an agent that is connected here.
+struct HostedHere {
+    id: u64,
+    adapter: Arc<dyn Adapter>,
+    forgotten: watch::Sender<u64>,
+}
+
+/// How a host is reached from here.
+#[derive(Clone)]
+pub(crate) enum Way {
+    /// Through its agent's tunnel.
+    Tunnel(Tunnel),
+    /// This proxy serves it.
+    Here(Arc<dyn Adapter>),
+}
+
 #[derive(Default)]
 struct Tunnels {
     by_host: HashMap<HostId, Vec<Held>>,
+    hosted: HashMap<HostId, HostedHere>,
     next_id: u64,
 }
 
@@ -56,15 +75,55 @@ impl Registry {
         Registered { registry: self, host_id, id }
     }
 
-    /// The best tunnel of an agent and its number: of its newest life, the one that came last.
-    pub(crate) fn find(&self, host_id: HostId) -> Option<(u64, Tunnel)> {
+    /// Registers a machine that this proxy serves itself. A number to remove it by, and what changes when the cluster may
+    /// have forgotten it.
+    pub(crate) fn host(&self, host_id: HostId, adapter: Arc<dyn Adapter>) -> (u64, watch::Receiver<u64>) {
+        let mut held = self.lock();
+        held.next_id += 1;
+        let (id, (forgotten, heard)) = (held.next_id, watch::channel(0));
+        held.hosted.insert(host_id, HostedHere { id, adapter, forgotten });
+        (id, heard)
+    }
+
+    /// Removes such a machine. False when a newer one has its place.
+    pub(crate) fn unhost(&self, host_id: HostId, id: u64) -> bool {
+        let mut held = self.lock();
+        let is_it = held.hosted.get(&host_id).is_some_and(|hosted| hosted.id == id);
+        if is_it {
+            held.hosted.remove(&host_id);
+        }
+        is_it
+    }
+
+    /// The machines that this proxy serves itself.
+    pub(crate) fn hosted(&self) -> Vec<HostId> {
+        self.lock().hosted.keys().copied().collect()
+    }
+
+    /// The cluster may know such a machine no more.
+    pub(crate) fn forget(&self, host_id: HostId) {
+        if let Some(hosted) = self.lock().hosted.get(&host_id) {
+            hosted.forgotten.send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+
+    /// Whether a host is reached from here.
+    pub(crate) fn has(&self, host_id: HostId) -> bool {
+        self.find(host_id).is_some()
+    }
+
+    /// The best way to a host and its number: of an agent's newest life, the tunnel that came last.
+    pub(crate) fn find(&self, host_id: HostId) -> Option<(u64, Way)> {
         let held = self.lock();
+        if let Some(hosted) = held.hosted.get(&host_id) {
+            return Some((hosted.id, Way::Here(hosted.adapter.clone())));
+        }
         let tunnels = held.by_host.get(&host_id)?;
         tunnels
             .iter()
             .filter(|h| !h.is_leaving && !h.tunnel.is_ended())
             .max_by_key(|h| (h.started_ms, h.id))
-            .map(|h| (h.id, h.tunnel.clone()))
+            .map(|h| (h.id, Way::Tunnel(h.tunnel.clone())))
     }
 
     /// No agent has a tunnel here.

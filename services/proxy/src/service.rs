@@ -4,6 +4,7 @@ use crate::cluster::{self, Cluster};
 use crate::config::ProxyConfig;
 use crate::counted::StreamCount;
 use crate::dial::ProxyDialer;
+use crate::hosting::ProxyHosting;
 use crate::passthrough::Passthrough;
 use crate::peer::{self, Peers};
 use crate::registry::Registry;
@@ -25,7 +26,7 @@ use wayleave_api::{ALPN_DIAL, ALPN_FORWARD, ALPN_TUNNEL};
 use wayleave_keystore::{
     ClientAuth, PolicyKeeper, TlsConfigError, client_config, server_config, web_server_config,
 };
-use wayleave_net::{Admission, BindError, Dialer, Entry, Slots, accept_loop, bind};
+use wayleave_net::{Admission, BindError, Dialer, Entry, Hosting, PublishEntry, Slots, accept_loop, bind};
 use wayleave_rpc::CALL_TIMEOUT;
 use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup, random_u64};
 use wayleave_vocab::{HostId, HostPort, Incarnation, Mono, SystemRole};
@@ -64,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) client_streams: StreamCount,
     /// Connections that were closed before they were anything.
     pub(crate) refused: AtomicU64,
+    /// Requested when the proxy drains.
+    pub(crate) draining: Shutdown,
 }
 
 impl Shared {
@@ -92,6 +95,7 @@ pub enum ProxyError {
 pub struct ProxyService {
     shared: Shared,
     ssh_entry: Option<Arc<dyn Entry>>,
+    publish_entry: Option<Arc<dyn PublishEntry>>,
     web_files: Option<WebFiles>,
 }
 
@@ -99,9 +103,11 @@ pub struct ProxyService {
 pub struct BoundProxy {
     shared: Arc<Shared>,
     ssh_entry: Option<Arc<dyn Entry>>,
+    publish_entry: Option<Arc<dyn PublishEntry>>,
     web_files: Option<WebFiles>,
     web: TcpListener,
     ssh: Option<TcpListener>,
+    publishing: Option<TcpListener>,
 }
 
 impl ProxyService {
@@ -145,15 +151,16 @@ impl ProxyService {
             auth,
             registry: Registry::new(),
             routes: Routes::new(),
-            cluster: Cluster::new(),
+            cluster: Cluster::new(config.tunnel_listen.is_some()),
             passthrough,
             rest,
             trust_x_forwarded_for: false,
             client_streams: StreamCount::default(),
             refused: AtomicU64::new(0),
+            draining: Shutdown::new(),
             config,
         };
-        Ok(Self { shared, ssh_entry, web_files: None })
+        Ok(Self { shared, ssh_entry, publish_entry: None, web_files: None })
     }
 
     /// Serves these web certificates in place of [`ProxyConfig::web`], and follows their files.
@@ -165,6 +172,13 @@ impl ProxyService {
             web_server_config(files.certificates(), &[b"http/1.1"]).map_err(ProxyError::Tls)?;
         self.web_files = Some(files);
         Ok(self)
+    }
+
+    /// Serves the port at which machines without an agent publish themselves, if one is configured.
+    #[must_use]
+    pub fn publish_entry(mut self, entry: Option<Arc<dyn PublishEntry>>) -> Self {
+        self.publish_entry = entry;
+        self
     }
 
     /// Takes a client's address from `X-Forwarded-For` when it comes inside a WebSocket: only right where every
@@ -186,8 +200,13 @@ impl ProxyService {
             Some(address) => Some(bind("listen_addr (SSH)", address).await.map_err(ProxyError::Bind)?),
             None => None,
         };
-        let Self { shared, ssh_entry, web_files } = self;
-        Ok(BoundProxy { shared: Arc::new(shared), ssh_entry, web_files, web, ssh })
+        let publishing = match config.tunnel_listen {
+            Some(address) => Some(bind("tunnel_listen_addr", address).await.map_err(ProxyError::Bind)?),
+            None => None,
+        };
+        let Self { shared, ssh_entry, publish_entry, web_files } = self;
+        let shared = Arc::new(shared);
+        Ok(BoundProxy { shared, ssh_entry, publish_entry, web_files, web, ssh, publishing })
     }
 }
 
@@ -224,6 +243,12 @@ impl BoundProxy {
             let accepting = accept_ssh(shared.clone(), listener, entry, shutdown.clone(), closing.clone());
             spawn(&group, "ssh", accepting);
         }
+        if let (Some(listener), Some(entry)) = (self.publishing, self.publish_entry) {
+            let accepting =
+                accept_published(shared.clone(), listener, entry, shutdown.clone(), closing.clone());
+            spawn(&group, "published machines", accepting);
+        }
+        spawn(&group, "draining", note_draining(shared.clone(), shutdown.clone(), closing.clone()));
         let accepting = accept_web(shared.clone(), self.web, shutdown, closing.clone());
         let served = tokio::select! {
             () = async { accepting.await; drain(&shared).await } => Ok(()),
@@ -271,6 +296,36 @@ async fn accept_ssh(
     };
     let slots = Slots { connections_max, strangers_max: SSH_STRANGERS_MAX.min(connections_max) };
     accept_loop("SSH", listener, slots, tasks, shutdown, serve).await;
+}
+
+/// The same for machines without an agent.
+async fn accept_published(
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    entry: Arc<dyn PublishEntry>,
+    shutdown: Shutdown,
+    closing: Shutdown,
+) {
+    let (tasks, connections_max) = (shared.tasks.clone(), shared.config.connections_max);
+    let hosting: Arc<dyn Hosting> = Arc::new(ProxyHosting(shared));
+    let ending = shutdown.clone();
+    let serve = move |stream, peer, admission: Admission| {
+        let known = Box::new(move || admission.known());
+        let serving = entry.clone().serve(Box::new(stream), peer, known, hosting.clone(), ending.clone());
+        let closing = closing.clone();
+        async move {
+            let _ = closing.until(serving).await;
+        }
+    };
+    let slots = Slots { connections_max, strangers_max: SSH_STRANGERS_MAX.min(connections_max) };
+    accept_loop("tunnels by ssh -R", listener, slots, tasks, shutdown, serve).await;
+}
+
+/// Tells what is served here that the proxy drains.
+async fn note_draining(shared: Arc<Shared>, shutdown: Shutdown, closing: Shutdown) {
+    if closing.until(shutdown.requested()).await.is_some() {
+        shared.draining.request();
+    }
 }
 
 fn spawn(group: &TaskGroup, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {

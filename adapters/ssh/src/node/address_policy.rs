@@ -8,6 +8,6 @@ use std::net::IpAddr;
 use wayleave_net::address_refusal;
 
 /// Why an address is not connected to.
-pub(super) fn refusal(address: IpAddr) -> Option<&'static str> {
+pub(crate) fn refusal(address: IpAddr) -> Option<&'static str> {
     address_refusal(address)
 }

@@ -5,7 +5,7 @@
 //! not have the rights to.
 
 /// Whether a command line runs the far end of a file copy.
-pub(super) fn copies_files(command: &str) -> bool {
+pub(crate) fn copies_files(command: &str) -> bool {
     // A shell runs it, so there may be several commands, and words before the one that matters.
     let separators = |c: char| matches!(c, ';' | '&' | '|' | '\n' | '(' | ')' | '{' | '}' | '`');
     command.split(separators).any(copies_files_alone)

@@ -16,6 +16,9 @@ mod process;
 mod request;
 mod sessions;
 
+pub(crate) use address_policy::refusal as refused_address;
+pub(crate) use file_copy::copies_files;
+
 use crate::audit::AuditSink;
 use crate::driver::{self, Core};
 use crate::limits::UserSlots;
@@ -136,6 +139,7 @@ impl Adapter for NodeAdapter {
         match &request.target {
             // The proxy has resolved the name to this host; what it says of the user counts for nothing.
             DialTarget::Ssh { .. } => request.host_id.is_none_or(|id| id == self.config.host_id),
+            DialTarget::App { .. } => false,
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::sync::watch;
 use wayleave_adapter_ssh::{JumpConfig, JumpEntry, NodeAdapter};
-use wayleave_dial::{DialRefusal, DialRequest, DialRoute, DialTarget};
+use wayleave_dial::{DialRefusal, DialRequest, DialRoute};
 use wayleave_net::{Adapter, Dialed, Dialer, Entry, Inbound};
 use wayleave_resource::RoleOptions;
 use wayleave_runtime::{Shutdown, SystemClock, TaskGroup};
@@ -237,7 +237,7 @@ struct ToNode {
 impl Dialer for ToNode {
     fn dial(&self, request: DialRequest) -> BoxFuture<'_, Result<Dialed, DialRefusal>> {
         Box::pin(async move {
-            let DialTarget::Ssh { node } = &request.target;
+            let node = request.target.name();
             if node.as_str() != "node" {
                 return Err(DialRefusal::UnknownTarget { name: node.to_string() });
             }

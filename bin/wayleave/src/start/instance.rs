@@ -79,7 +79,7 @@ pub(crate) async fn open(process: &Process, auth: Option<&RunningAuth>) -> anyho
 /// address finds the name that it dialled.
 fn public_names(process: &Process) -> Vec<String> {
     let Some(proxy) = &process.config.proxy else { return Vec::new() };
-    let ssh = proxy.ssh.iter().flat_map(|ssh| &ssh.public_addrs);
+    let ssh = proxy.ssh.iter().chain(&proxy.tunnel).flat_map(|ssh| &ssh.public_addrs);
     let mut names: Vec<String> = proxy.public_addrs.iter().chain(ssh).map(|a| a.host().to_owned()).collect();
     names.sort_unstable();
     names.dedup();

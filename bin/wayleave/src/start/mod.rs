@@ -6,6 +6,7 @@ mod instance;
 mod node;
 mod policy;
 mod proxy;
+mod publication;
 mod running;
 
 use crate::cli::{EXIT_USAGE, StartArgs, print_error};

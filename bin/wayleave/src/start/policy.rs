@@ -67,10 +67,13 @@ fn compile(snapshot: &Snapshot) -> PolicyView {
     let settings = Settings::new(&parts.auth_preference.spec, &parts.networking.spec);
     let policy = Policy::new(parts.cluster.clone(), settings, &parts.roles)
         .with_broken_roles(snapshot.unreadable_roles().iter().cloned());
-    let user = parts.cas.iter().filter(|authority| authority.spec.ca_type == CaType::User);
-    let keys = user.flat_map(|authority| trusted(&authority.spec));
-    let authorities = keys.filter_map(|keys| keys.ssh_public_key.as_deref());
-    PolicyView::new(parts.revision, authorities, policy, LockSet::new(&parts.locks))
+    let keys_of = |ca_type| {
+        let authorities = parts.cas.iter().filter(move |authority| authority.spec.ca_type == ca_type);
+        let keys = authorities.flat_map(|authority| trusted(&authority.spec));
+        keys.filter_map(|keys| keys.ssh_public_key.as_deref())
+    };
+    PolicyView::new(parts.revision, keys_of(CaType::User), policy, LockSet::new(&parts.locks))
+        .with_host_authorities(keys_of(CaType::Host))
 }
 
 impl PolicySource for PolicyViews {

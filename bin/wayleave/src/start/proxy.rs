@@ -2,14 +2,15 @@
 
 use super::Process;
 use super::instance::OpenedInstance;
+use super::publication::AuthPublication;
 use super::running::SharedParts;
 use crate::edge;
 use anyhow::Context;
 use std::sync::Arc;
-use wayleave_adapter_ssh::{JumpConfig, JumpEntry};
+use wayleave_adapter_ssh::{JumpConfig, JumpEntry, PublishConfig, PublishListener};
 use wayleave_config::{ProxyConfig, ProxyProtocol};
 use wayleave_instance::RoleIdentity;
-use wayleave_net::Entry;
+use wayleave_net::{Entry, PublishEntry};
 use wayleave_proxy::{BoundProxy, ProxyService};
 use wayleave_vocab::SystemRole;
 
@@ -28,6 +29,7 @@ pub(crate) async fn bind(
         name: opened.node_name.clone(),
         web_listen: config.web_listen_addr,
         ssh_listen: config.ssh.as_ref().map(|ssh| ssh.listen_addr),
+        tunnel_listen: config.tunnel.as_ref().map(|tunnel| tunnel.listen_addr),
         peer_listen: config.peer.listen_addr,
         peer_public: config.peer.public_addr.clone(),
         public_addresses: config.public_addrs.clone(),
@@ -48,7 +50,12 @@ pub(crate) async fn bind(
     };
     let auth = instance.channel_as(SystemRole::Proxy, &opened.addresses)?;
     let entry = config.ssh.is_some().then(|| jump_entry(process, opened, identity, parts));
+    let publishing = config
+        .tunnel
+        .is_some()
+        .then(|| publish_entry(process, opened, identity, parts, AuthPublication::new(auth.clone())));
     let service = ProxyService::build(settings, parts.keeper.clone(), auth, entry)?
+        .publish_entry(publishing)
         .trust_x_forwarded_for(config.trust_x_forwarded_for);
     let service = match edge::web_files(config)? {
         Some(files) => service.web_files(files)?,
@@ -67,6 +74,24 @@ fn jump_entry(
         host_id: opened.instance.host_id(),
         policy: parts.views.clone(),
         identity: identity.ssh.subscribe(),
+        audit: parts.audit.clone(),
+        clock: process.clock.clone(),
+        drain_grace: process.config.instance.shutdown_timeout,
+    }))
+}
+
+fn publish_entry(
+    process: &Process,
+    opened: &OpenedInstance,
+    identity: &RoleIdentity,
+    parts: &SharedParts,
+    authority: AuthPublication,
+) -> Arc<dyn PublishEntry> {
+    Arc::new(PublishListener::new(PublishConfig {
+        host_id: opened.instance.host_id(),
+        policy: parts.views.clone(),
+        identity: identity.ssh.subscribe(),
+        authority: Arc::new(authority),
         audit: parts.audit.clone(),
         clock: process.clock.clone(),
         drain_grace: process.config.instance.shutdown_timeout,

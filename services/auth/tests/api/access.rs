@@ -115,11 +115,21 @@ fn passes(kind: Kind, method: &str) -> bool {
     }
     match (service, kind) {
         ("Host", Kind::Proxy) => true,
-        ("Host", Kind::Node) => !matches!(name, "BeginIncarnation" | "PublishRoutes"),
+        ("Host", Kind::Node) => !matches!(
+            name,
+            "BeginIncarnation"
+                | "PublishRoutes"
+                | "Publish"
+                | "Withdraw"
+                | "BeginOpensshLogin"
+                | "SignOpensshLogin"
+        ),
         ("Host", _) | ("Admin", Kind::Node | Kind::Proxy) => false,
         ("Admin", Kind::LocalAdmin) => true,
         ("Admin", _) => match name {
-            "CreateToken" | "CreateUser" | "ResetUser" => kind == Kind::Editor,
+            "CreateToken" | "CreateOpensshToken" | "ForgetHostKey" | "CreateUser" | "ResetUser" => {
+                kind == Kind::Editor
+            }
             "SignUser" => false,
             "SearchEvents" => kind == Kind::Auditor,
             _ => true,

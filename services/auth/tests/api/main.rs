@@ -7,6 +7,7 @@ mod auditing;
 mod copies;
 mod harness;
 mod joining;
+mod published;
 mod publishing;
 mod resources;
 mod secrecy;

@@ -1,11 +1,12 @@
 //! From a node's name to an authenticated SSH connection: the stream through the proxies, the host's certificate, ours.
 
 use crate::access::Access;
-use crate::dial::{NodeStream, dial};
+use crate::dial::{NodeStream, dial_target};
 use crate::failure::{Exit, Failure};
 use crate::moment;
 use crate::output::note;
 use crate::ssh::driver::{Driver, DriverError, Notice};
+use wayleave_dial::DialTarget;
 use wayleave_identity::{Principal, SSH_EXTENSION};
 use wayleave_ssh::{
     CertType, Certificate, CertificateError, ClientConfig, HostIdentity, PublicKey, PublicKeyAlgorithm,
@@ -25,7 +26,17 @@ pub(crate) async fn connect(
     node: &NodeName,
     login: &str,
 ) -> Result<NodeConnection, Failure> {
-    let (stream, _) = dial(access, node, false).await?;
+    connect_to(access, DialTarget::Ssh { node: node.clone() }, login).await
+}
+
+/// The same for anything that speaks SSH on its stream.
+pub(crate) async fn connect_to(
+    access: &Access,
+    target: DialTarget,
+    login: &str,
+) -> Result<NodeConnection, Failure> {
+    let (stream, _) = dial_target(access, &target, false).await?;
+    let node = target.name();
     let mut config = ClientConfig::new(login.to_owned(), vec![access.identity.ssh().clone()]);
     // Only a certificate of the cluster says which node this is.
     config.host_key_algorithms = vec![PublicKeyAlgorithm::certificate(SignatureAlgorithm::Ed25519)];

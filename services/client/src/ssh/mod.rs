@@ -22,6 +22,7 @@ use crate::output::note;
 use forward::{DynamicSpec, ForwardSpec};
 use session::Session;
 use std::ffi::OsString;
+use wayleave_ssh::TcpEndpoint;
 use wayleave_vocab::Login;
 
 /// Open a shell or run a command on a node
@@ -86,6 +87,30 @@ pub(crate) async fn ssh(args: SshArgs, global: &GlobalArgs) -> Result<Exit, Fail
     let login = login(&args.destination, args.login.as_deref(), &access.identity)?;
     let driver = connect::connect(&access, &node, &login).await?;
     Session::new(driver, args, node.to_string()).run().await
+}
+
+/// Keeps one forwarded port until the connection ends or the user interrupts.
+pub(crate) async fn forward_only(
+    driver: connect::NodeConnection,
+    listen: TcpEndpoint,
+    target: TcpEndpoint,
+    name: String,
+) -> Result<Exit, Failure> {
+    let args = SshArgs {
+        destination: Destination { login: None, host: name.clone(), port: None },
+        command: Vec::new(),
+        login: None,
+        port: None,
+        local: vec![ForwardSpec { listen, target }],
+        remote: Vec::new(),
+        dynamic: Vec::new(),
+        forward_agent: false,
+        tty: false,
+        no_tty: true,
+        no_command: true,
+        no_stdin: true,
+    };
+    Session::new(driver, args, name).run().await
 }
 
 /// The account to use: as said, or the one of this machine's user if the certificate has it, or the only one there is.

@@ -16,9 +16,11 @@ use tonic::{Request, Response, Status, Streaming};
 use wayleave_api::auth::cluster_event::Event;
 use wayleave_api::auth::host_server::{Host, HostServer};
 use wayleave_api::auth::{
-    BeginIncarnationRequest, BeginIncarnationResponse, ClusterEvent, EmitEventsRequest, EmitEventsResponse,
-    InitialStateSent, JoinRequest, JoinResponse, Networking, ProxyRecord, ProxyRoutes, RegisterRequest,
-    RegisterResponse, RenewRequest, RouteAck, RouteUpdate, WatchClusterRequest,
+    BeginIncarnationRequest, BeginIncarnationResponse, BeginOpensshLoginRequest, BeginOpensshLoginResponse,
+    ClusterEvent, EmitEventsRequest, EmitEventsResponse, InitialStateSent, JoinRequest, JoinResponse,
+    Networking, ProxyRecord, ProxyRoutes, PublishRequest, PublishResponse, RegisterRequest, RegisterResponse,
+    RenewRequest, RouteAck, RouteUpdate, SignOpensshLoginRequest, SignOpensshLoginResponse,
+    WatchClusterRequest, WithdrawRequest, WithdrawResponse,
 };
 use wayleave_api::{ALPN_AUTH, ALPN_FORWARD};
 use wayleave_dial::ForwardHeader;
@@ -159,6 +161,28 @@ impl Host for Service {
         &self,
         _: Request<EmitEventsRequest>,
     ) -> Result<Response<EmitEventsResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn publish(&self, _: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn withdraw(&self, _: Request<WithdrawRequest>) -> Result<Response<WithdrawResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn begin_openssh_login(
+        &self,
+        _: Request<BeginOpensshLoginRequest>,
+    ) -> Result<Response<BeginOpensshLoginResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn sign_openssh_login(
+        &self,
+        _: Request<SignOpensshLoginRequest>,
+    ) -> Result<Response<SignOpensshLoginResponse>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
 
