@@ -161,17 +161,20 @@ fn check_clock(report: &mut Report) {
 }
 
 fn check_upstream(config: &Config, report: &mut Report) {
-    let address: &HostPort = match &config.instance.upstream {
-        Upstream::AuthServer(address) | Upstream::ProxyServer(address) => address,
+    let addresses: &[HostPort] = match &config.instance.upstream {
+        Upstream::AuthServers(addresses) => addresses,
+        Upstream::ProxyServer(address) => std::slice::from_ref(address),
         Upstream::LocalAuth { .. } => return,
     };
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
-    match runtime.block_on(connect_tcp(address)) {
-        Ok(_) => report.good(&format!("{address} answers")),
-        Err(error) => report.bad(
-            &format!("{:#}", anyhow::Error::new(error)),
-            "check the name, the port and the firewall between here and there",
-        ),
+    for address in addresses {
+        match runtime.block_on(connect_tcp(address)) {
+            Ok(_) => report.good(&format!("{address} answers")),
+            Err(error) => report.bad(
+                &format!("{:#}", anyhow::Error::new(error)),
+                "check the name, the port and the firewall between here and there",
+            ),
+        }
     }
 }
 

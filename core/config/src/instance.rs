@@ -60,13 +60,14 @@ pub enum Upstream {
     /// The Auth Service runs in this very process. The addresses are what the file says besides:
     /// nothing needs them, though an agent in the same process may dial `proxy_server`.
     LocalAuth {
-        /// `wayleave.auth_server`, if given.
-        auth_server: Option<HostPort>,
+        /// `wayleave.auth_server` or `auth_servers`, if given.
+        auth_servers: Vec<HostPort>,
         /// `wayleave.proxy_server`, if given.
         proxy_server: Option<HostPort>,
     },
-    /// The Auth API, dialled directly. A proxy always has this one, or local Auth.
-    AuthServer(HostPort),
+    /// The Auth API, dialled directly: one or more addresses, whichever answers. A proxy always has this one, or local
+    /// Auth.
+    AuthServers(Vec<HostPort>),
     /// A proxy: its pass-through leads to Auth, and agents keep their tunnels to it.
     ProxyServer(HostPort),
 }
@@ -166,20 +167,20 @@ fn read_join(section: &Section<'_>) -> Option<JoinConfig> {
 }
 
 fn read_upstream(section: &Section<'_>, services: Services) -> Option<Upstream> {
-    let auth_server = section.address("auth_server", Some(3025));
+    let auth_servers = read_auth_servers(section);
     let proxy_server = section.address("proxy_server", Some(443));
     if services.auth {
-        return Some(Upstream::LocalAuth { auth_server, proxy_server });
+        return Some(Upstream::LocalAuth { auth_servers: auth_servers?, proxy_server });
     }
-    let (has_auth, has_proxy) =
-        (section.place_of("auth_server").is_some(), section.place_of("proxy_server").is_some());
+    let has_auth = ["auth_server", "auth_servers"].iter().any(|key| section.place_of(key).is_some());
+    let has_proxy = section.place_of("proxy_server").is_some();
     match (has_auth, has_proxy) {
         (true, true) => {
             let expected = if services.proxy { "auth_server alone" } else { "one of them" };
             section.refuse("proxy_server", "both auth_server and proxy_server", expected);
             None
         }
-        (true, false) => auth_server.map(Upstream::AuthServer),
+        (true, false) => auth_servers.filter(|addresses| !addresses.is_empty()).map(Upstream::AuthServers),
         (false, true) if services.proxy => {
             let expected = "auth_server: a proxy passes Auth traffic on, so it reaches Auth directly";
             section.refuse("proxy_server", "proxy_server beside a proxy_service", expected);
@@ -196,6 +197,21 @@ fn read_upstream(section: &Section<'_>, services: Services) -> Option<Upstream> 
             None
         }
     }
+}
+
+/// The Auth Services that the file names; `None` when it does so wrongly.
+fn read_auth_servers(section: &Section<'_>) -> Option<Vec<HostPort>> {
+    let one = section.address("auth_server", Some(3025));
+    let several = section.addresses("auth_servers", Some(3025));
+    if section.is_empty_list("auth_servers") {
+        section.refuse("auth_servers", "an empty list", "one address at least, or no such key");
+        return None;
+    }
+    if section.place_of("auth_server").is_some() && section.place_of("auth_servers").is_some() {
+        section.refuse("auth_servers", "both auth_server and auth_servers", "one of them");
+        return None;
+    }
+    Some(one.into_iter().chain(several).collect())
 }
 
 fn read_log(section: &Section<'_>) -> Option<LogConfig> {

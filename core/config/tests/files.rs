@@ -24,7 +24,7 @@ fn a_file_of_the_field_loads() {
     assert_eq!(instance.log.severity, LogSeverity::Warn);
     assert_eq!(instance.log.output, LogOutput::File("/var/log/teleport.log".into()));
     assert_eq!(instance.log.format, LogFormat::Json);
-    assert_eq!(instance.upstream, Upstream::LocalAuth { auth_server: None, proxy_server: None });
+    assert_eq!(instance.upstream, Upstream::LocalAuth { auth_servers: Vec::new(), proxy_server: None });
     let StorageConfig::Sqlite { directory } = &instance.storage else { panic!("{:?}", instance.storage) };
     assert_eq!(directory, Path::new("/var/lib/teleport/backend"));
     assert_eq!(instance.connection_limits.max_connections.get(), 65_000);
@@ -107,6 +107,9 @@ fn sections_decide_which_services_run() {
     assert!(agent.auth.is_none() && agent.proxy.is_none() && agent.ssh.is_some());
     let Upstream::ProxyServer(address) = agent.instance.upstream else { panic!() };
     assert_eq!(address.to_string(), "p.example.com:443");
+    let several = parse("wayleave: {auth_servers: ['a:1', b]}\nssh_service: {}\n");
+    let Upstream::AuthServers(addresses) = several.instance.upstream else { panic!() };
+    assert_eq!(addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:1", "b:3025"]);
     // What is switched off may say anything that is known.
     let off = parse(
         "auth_service: {}\nproxy_service: {enabled: 'False', acme: {enabled: yes}, web_listen_addr: x}\n",

@@ -2,6 +2,7 @@
 //! through a balancer that ends TLS itself.
 
 use crate::accept::tune;
+use crate::outbound::{HttpProxyError, Outbound, OutboundError};
 use crate::stream::BoxStream;
 use crate::upgrade::UpgradedStream;
 use rustls::ClientConfig;
@@ -40,6 +41,20 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
+    /// The HTTP proxy of this process does not lead there.
+    #[error("{address} cannot be reached through the HTTP proxy {proxy}")]
+    HttpProxy {
+        /// Where.
+        address: HostPort,
+        /// Through whom.
+        proxy: HostPort,
+        /// Why not.
+        #[source]
+        source: HttpProxyError,
+    },
+    /// The environment names an HTTP proxy that cannot be used, and nothing is reached past it.
+    #[error("the way out is not clear: correct the environment or unset it")]
+    Outbound(#[source] OutboundError),
     /// There is no address to try.
     #[error("no address is configured")]
     NoAddress,
@@ -53,21 +68,41 @@ pub enum ConnectError {
     },
 }
 
-/// Connects over TCP, trying every address of the name.
+/// Connects over TCP, trying every address of the name; through the HTTP proxy of the environment, if there is one and
+/// `NO_PROXY` does not except the address.
 ///
 /// # Errors
 /// See [`ConnectError`].
 pub async fn connect_tcp(address: &HostPort) -> Result<TcpStream, ConnectError> {
-    let attempt = TcpStream::connect((address.host(), address.port()));
-    let stream = tokio::time::timeout(CONNECT_TIMEOUT, attempt)
-        .await
-        .map_err(|_| ConnectError::TimedOut { address: address.clone(), within: CONNECT_TIMEOUT })?
-        .map_err(|source| ConnectError::Tcp { address: address.clone(), source })?;
+    let outbound = Outbound::of_process().map_err(|error| ConnectError::Outbound(error.clone()))?;
+    connect_tcp_by(outbound, address).await
+}
+
+pub(crate) async fn connect_tcp_by(
+    outbound: &Outbound,
+    address: &HostPort,
+) -> Result<TcpStream, ConnectError> {
+    let stream = within_deadline(address, outbound.connect(address)).await?;
     tune(&stream);
     Ok(stream)
 }
 
-/// Connects over TLS. The server name sent is the host of the address.
+/// Connects over TLS past any HTTP proxy, for proxies of the cluster among each other.
+///
+/// # Errors
+/// See [`ConnectError`].
+pub async fn connect_tls_straight(
+    address: &HostPort,
+    config: Arc<ClientConfig>,
+) -> Result<TlsStream<TcpStream>, ConnectError> {
+    let attempt = async {
+        let stream = connect_tcp_by(&Outbound::default(), address).await?;
+        tls_over(address, config, stream).await
+    };
+    within_deadline(address, attempt).await
+}
+
+/// Connects over TLS, on a connection by [`connect_tcp`]. The server name sent is the host of the address.
 ///
 /// # Errors
 /// See [`ConnectError`].
@@ -80,27 +115,6 @@ pub async fn connect_tls(
         tls_over(address, config, stream).await
     };
     within_deadline(address, attempt).await
-}
-
-/// Connects over TLS to the first of several addresses that answers.
-///
-/// # Errors
-/// That of the last address.
-pub async fn connect_any(
-    addresses: &[HostPort],
-    config: Arc<ClientConfig>,
-) -> Result<TlsStream<TcpStream>, ConnectError> {
-    let mut last = ConnectError::NoAddress;
-    for address in addresses {
-        match connect_tls(address, config.clone()).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => {
-                tracing::debug!(%address, %error, "an address did not answer");
-                last = error;
-            }
-        }
-    }
-    Err(last)
 }
 
 /// A TLS connection to the cluster, direct or inside a WebSocket.
@@ -173,7 +187,10 @@ async fn upgrade(address: &HostPort, config: Arc<ClientConfig>) -> Result<BoxStr
     };
     let outer = outer.map_err(|error| match error {
         ConnectError::Tls { source, .. } | ConnectError::Tcp { source, .. } => source,
-        error @ (ConnectError::NoAddress | ConnectError::TimedOut { .. }) => io::Error::other(error),
+        error @ (ConnectError::HttpProxy { .. }
+        | ConnectError::Outbound(_)
+        | ConnectError::NoAddress
+        | ConnectError::TimedOut { .. }) => io::Error::other(error),
     })?;
     let host = if address.port() == HTTPS_PORT {
         let text = address.to_string();

@@ -4,11 +4,13 @@
 
 mod accept;
 mod adapter;
+mod addresses;
 mod clock;
 mod connect;
 mod hello;
 mod lobby;
 mod message;
+mod outbound;
 mod refused_address;
 mod splice;
 mod stream;
@@ -18,14 +20,16 @@ mod upgrade;
 
 pub use accept::{BindError, accept_loop, bind, tune};
 pub use adapter::{Adapter, Dialed, Dialer, Entry, Hosted, Hosting, Inbound, Known, PublishEntry};
+pub use addresses::{AddressBook, CONNECT_STAGGER, LEARNED_ADDRESSES_MAX, connect_first};
 pub use clock::{ClockComplaint, clock_complaint};
 pub use connect::{
-    CONNECT_TIMEOUT, ClusterStream, ConnectError, connect_any, connect_cluster, connect_tcp, connect_tls,
-    tls_over,
+    CONNECT_TIMEOUT, ClusterStream, ConnectError, connect_cluster, connect_tcp, connect_tls,
+    connect_tls_straight, tls_over,
 };
 pub use hello::{HELLO_BYTES_MAX, HELLO_TIMEOUT, Hello, HelloError, read_hello, read_proxy_header};
 pub use lobby::{Admission, Slots};
 pub use message::{DIAL_MESSAGE_TIMEOUT, MessageError, read_message, write_message};
+pub use outbound::{HttpProxyError, Outbound, OutboundError};
 pub use refused_address::address_refusal;
 pub use splice::splice;
 pub use stream::{BoxStream, Rewind, Stream};

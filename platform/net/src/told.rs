@@ -3,10 +3,11 @@
 
 use crate::accept::tune;
 use crate::connect::{CONNECT_TIMEOUT, ClusterStream, ConnectError, checked_alpn, tls_over};
+use crate::outbound::Outbound;
 use crate::refused_address::address_refusal;
 use crate::stream::BoxStream;
 use rustls::ClientConfig;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use wayleave_vocab::HostPort;
@@ -48,6 +49,20 @@ pub async fn connect_told(address: &HostPort, tls: Arc<ClientConfig>) -> Result<
 }
 
 async fn tcp(address: &HostPort) -> Result<TcpStream, ToldError> {
+    let outbound =
+        Outbound::of_process().map_err(|e| ToldError::Connect(ConnectError::Outbound(e.clone())))?;
+    if outbound.is_proxied(address) {
+        // The HTTP proxy finds out what a name means.
+        if let Some(ip) = address.host().parse::<IpAddr>().ok()
+            && let Some(why) = address_refusal(ip)
+        {
+            let resolved = SocketAddr::new(ip, address.port());
+            return Err(ToldError::Refused { address: address.clone(), resolved, why });
+        }
+        let stream = outbound.connect(address).await.map_err(ToldError::Connect)?;
+        tune(&stream);
+        return Ok(stream);
+    }
     let unreachable = |source| ToldError::Connect(ConnectError::Tcp { address: address.clone(), source });
     let found = tokio::net::lookup_host((address.host(), address.port())).await.map_err(unreachable)?;
     let found: Vec<SocketAddr> = found.take(ADDRESSES_MAX).collect();

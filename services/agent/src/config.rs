@@ -3,6 +3,7 @@
 use std::time::Duration;
 use tonic::transport::Channel;
 use wayleave_keystore::{Credentials, PolicyKeeper, TrustStore};
+use wayleave_net::AddressBook;
 use wayleave_vocab::{HostId, HostPort};
 
 /// Configuration and identity of one agent.
@@ -19,6 +20,8 @@ pub struct AgentConfig {
     pub proxies: Vec<HostPort>,
     /// A channel to Auth that presents the agent's certificate.
     pub auth: Channel,
+    /// The addresses by which Auth is reached, to learn the cluster's proxies; `None` where they lead nowhere else.
+    pub addresses: Option<AddressBook>,
     /// Names of the services, for the hello.
     pub services: Vec<String>,
     /// When this process started, milliseconds since 1970.

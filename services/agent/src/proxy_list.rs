@@ -9,6 +9,14 @@ pub(crate) fn proxies(records: &[ProxyRecord], revision: u64) -> ProxyList {
     ProxyList { revision, proxies: records.iter().filter_map(proxy).collect() }
 }
 
+/// Where the proxies answer: each by itself, and together. Those that leave are left out.
+pub(crate) fn addresses(records: &[ProxyRecord]) -> Vec<HostPort> {
+    let staying = records.iter().filter(|record| !record.draining);
+    let texts =
+        staying.flat_map(|record| std::iter::once(&record.direct_address).chain(&record.public_addresses));
+    texts.filter_map(|text| HostPort::parse(text, None).ok()).collect()
+}
+
 fn proxy(record: &ProxyRecord) -> Option<ProxyInfo> {
     Some(ProxyInfo {
         id: record.host_id.parse().ok()?,

@@ -121,7 +121,12 @@ impl Shared {
                 }
                 Some(Event::Snapshot(snapshot)) => self.accept_policy(&snapshot),
                 Some(Event::Head(head)) => self.accept_head(&head),
-                Some(Event::InitialStateSent(_)) => return Ok(proxy_list::proxies(&proxies, revision)),
+                Some(Event::InitialStateSent(_)) => {
+                    if let Some(book) = &self.config.addresses {
+                        book.learn(proxy_list::addresses(&proxies));
+                    }
+                    return Ok(proxy_list::proxies(&proxies, revision));
+                }
                 _ => Ok(()),
             };
             if let Err(error) = taken {

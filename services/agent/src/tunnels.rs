@@ -42,6 +42,7 @@ pub(crate) async fn run(shared: Arc<Shared>, shutdown: Shutdown) {
         owners: BTreeMap::new(),
         dials: BTreeMap::new(),
         news: sender,
+        has_told: false,
     };
     driver.obey();
     loop {
@@ -79,6 +80,8 @@ struct Driver {
     owners: BTreeMap<TunnelId, HostId>,
     dials: BTreeMap<TunnelId, Shutdown>,
     news: mpsc::Sender<News>,
+    /// That no proxy is reached has been said.
+    has_told: bool,
 }
 
 impl Driver {
@@ -105,6 +108,7 @@ impl Driver {
                     }
                 }
                 Effect::Publish { connected } => {
+                    self.has_told &= connected.is_empty();
                     tracing::info!(proxies = connected.len(), "connected to proxies");
                     self.shared.connected.send_replace(connected);
                 }
@@ -162,7 +166,15 @@ impl Driver {
                             "dialling a proxy failed: {complaint}: set the clocks right"
                         );
                     }
-                    None => tracing::warn!(error = reason, "dialling a proxy failed"),
+                    // Behind a balancer, addresses of single proxies need not lead anywhere. Nobody has to know of each.
+                    None if !self.pool.connected().is_empty()
+                        || std::mem::replace(&mut self.has_told, true) =>
+                    {
+                        tracing::debug!(error = reason, "dialling a proxy failed");
+                    }
+                    None => {
+                        tracing::warn!(error = reason, "no proxy is reached now, trying again until one is")
+                    }
                 }
                 self.pool.handle_dial_failed(id, DialFailure::Failed, now);
             }
@@ -260,6 +272,7 @@ impl Driver {
     }
 
     fn dial(&mut self, attempt: Attempt) {
+        tracing::debug!(address = %attempt.address, wanted = ?attempt.wanted, "dialling a proxy");
         let given_up = Shutdown::new();
         self.dials.insert(attempt.id, given_up.clone());
         let (shared, news) = (self.shared.clone(), self.news.clone());

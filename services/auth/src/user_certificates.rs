@@ -4,7 +4,9 @@ use crate::audit_events;
 use crate::auth_core::AuthCore;
 use crate::authorities::{SshPermits, SubjectKeys};
 use crate::policy_view::refused;
+use crate::presence::record_of_proxy;
 use crate::request_error::RequestError;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use wayleave_api::auth::{PublicKeys, SignUserRequest, UserCertificates};
 use wayleave_ca::certificate_ttl;
@@ -12,6 +14,9 @@ use wayleave_identity::UserPrincipal;
 use wayleave_policy::Subject;
 use wayleave_resource::{Kind, Resource, User};
 use wayleave_vocab::{Ttl, UserName, Wall};
+
+/// Most addresses of proxies that a user is told.
+const PROXY_ADDRESSES_MAX: usize = 64;
 
 impl AuthCore {
     /// Certificates for a user without his password, for `by`, who has been found to be allowed to.
@@ -38,6 +43,18 @@ impl AuthCore {
             Some(Resource::User(user)) => Ok(user.clone()),
             _ => Err(RequestError::NotFound(format!("there is no user {name}"))),
         }
+    }
+
+    /// Where clients reach the proxies, each address once.
+    fn proxy_addresses(&self) -> Vec<String> {
+        let mut addresses = BTreeSet::new();
+        for record in self.mirror.all(Kind::Proxy).iter().filter_map(|mirrored| record_of_proxy(mirrored)) {
+            if record.public_addresses.is_empty() && !record.direct_address.is_empty() {
+                addresses.insert(record.direct_address);
+            }
+            addresses.extend(record.public_addresses);
+        }
+        addresses.into_iter().take(PROXY_ADDRESSES_MAX).collect()
     }
 
     /// Issues for a user who has proven who he is, or for whom somebody may ask. A locked user gets nothing.
@@ -92,6 +109,7 @@ impl AuthCore {
             host_ca_pem: self.authorities.host_ca_pem().to_owned(),
             host_ca_ssh: self.authorities.host_ca_ssh(),
             not_after_ms: not_after.as_ms(),
+            proxy_addresses: self.proxy_addresses(),
         };
         Ok((certificates, principal))
     }

@@ -15,6 +15,7 @@ use wayleave_api::ALPN_AUTH;
 use wayleave_api::auth::admin_client::AdminClient;
 use wayleave_config::Config;
 use wayleave_keystore::{client_config, public_client_config};
+use wayleave_net::AddressBook;
 use wayleave_rpc::{CALL_TIMEOUT, channel_through};
 use wayleave_vocab::{HostPort, SystemRole};
 
@@ -140,7 +141,7 @@ impl Access {
         .map_err(Failure::doing("cannot set up TLS"))?;
         let outer = public_client_config(Some(&self.identity.trust()))
             .map_err(Failure::doing("cannot set up TLS"))?;
-        Ok(AdminClient::new(channel_through(self.auth_servers.clone(), tls, outer))
+        Ok(AdminClient::new(channel_through(AddressBook::new(self.auth_servers.clone()), tls, outer))
             .max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 

@@ -1,9 +1,7 @@
 //! Opening a stream to a node through a proxy.
 
 use crate::access::Access;
-use crate::failure::{Exit, Failure};
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use crate::failure::Failure;
 use rustls::ClientConfig;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -11,15 +9,12 @@ use std::time::Duration;
 use wayleave_api::ALPN_DIAL;
 use wayleave_dial::{DialRefusal, DialRequest, DialResponse, DialRoute, DialTarget, VERSION};
 use wayleave_keystore::{client_config, public_client_config};
-use wayleave_net::{BoxStream, connect_cluster, read_message, write_message};
+use wayleave_net::{BoxStream, connect_cluster, connect_first, read_message, write_message};
 use wayleave_runtime::random_bytes;
 use wayleave_vocab::{ClusterName, HostPort, NodeName, SystemRole, TraceId};
 
 /// How long a proxy may take to reach the agent.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long a proxy may be silent before another one is tried beside it.
-const STAGGER: Duration = Duration::from_millis(300);
 
 /// A stream that speaks the node's own protocol.
 pub(crate) type NodeStream = BoxStream;
@@ -99,10 +94,10 @@ pub(crate) async fn dial_target(
     .map_err(Failure::doing("cannot set up TLS"))?;
     let outer =
         public_client_config(Some(&access.identity.trust())).map_err(Failure::doing("cannot set up TLS"))?;
-    let mut left: Vec<&HostPort> = access.require_proxies()?.iter().collect();
+    let mut left: Vec<HostPort> = access.require_proxies()?.to_vec();
     loop {
-        let (proxy, stream) = connect_first(&left, &tls, &outer).await?;
-        match ask(proxy, stream, target, report_route).await {
+        let (proxy, stream) = connect(&left, &tls, &outer).await?;
+        match ask(&proxy, stream, target, report_route).await {
             Ok(dialled) => return Ok(dialled),
             Err(Attempt::Final(failure)) => return Err(failure),
             Err(Attempt::Next(failure)) => {
@@ -116,36 +111,18 @@ pub(crate) async fn dial_target(
     }
 }
 
-/// Connects to the first proxy that answers. A silent one delays by a moment only: the next one is tried beside it.
-async fn connect_first<'a>(
-    proxies: &[&'a HostPort],
+/// Connects to the first proxy that answers.
+async fn connect(
+    proxies: &[HostPort],
     tls: &Arc<ClientConfig>,
     outer: &Arc<ClientConfig>,
-) -> Result<(&'a HostPort, NodeStream), Failure> {
-    let mut waiting = proxies.iter().copied();
-    let mut running = FuturesUnordered::new();
-    let start = |proxy: &'a HostPort| {
-        let tls = tls.clone();
-        async move { (proxy, connect_cluster(proxy, tls, outer).await) }
+) -> Result<(HostPort, NodeStream), Failure> {
+    let connect = |proxy: HostPort| {
+        let (tls, outer) = (tls.clone(), outer.clone());
+        async move { connect_cluster(&proxy, tls, &outer).await }
     };
-    running.extend(waiting.next().map(start));
-    let mut last = None;
-    loop {
-        let is_more = waiting.len() > 0;
-        tokio::select! {
-            biased;
-            Some((proxy, connected)) = running.next() => match connected {
-                Ok(stream) => return Ok((proxy, Box::new(stream))),
-                Err(error) => {
-                    tracing::debug!(%proxy, %error, "a proxy did not answer");
-                    last = Some(Failure::from(error));
-                    running.extend(waiting.next().map(start));
-                }
-            },
-            () = tokio::time::sleep(STAGGER), if is_more => running.extend(waiting.next().map(start)),
-            else => return Err(last.unwrap_or_else(|| Failure::new(Exit::Unreachable, "no proxy answered"))),
-        }
-    }
+    let (proxy, stream) = connect_first(proxies, connect).await?;
+    Ok((proxy, Box::new(stream)))
 }
 
 /// Why one proxy did not do it, and whether another may.
@@ -260,13 +237,13 @@ mod tests {
         let none = Credentials::empty();
         let tls = client_config(&none, &trust, SystemRole::Proxy, None, &[ALPN_DIAL]).unwrap();
         let outer = public_client_config(Some(&trust)).unwrap();
-        let proxies = [&silent_at, &good_at];
+        let proxies = [silent_at, good_at.clone()];
         let serve = async {
             let (stream, _) = good.accept().await.unwrap();
             tokio_rustls::TlsAcceptor::from(server).accept(stream).await.unwrap()
         };
-        let (connected, _served) = tokio::join!(connect_first(&proxies, &tls, &outer), serve);
-        assert_eq!(*connected.map_err(|f| f.message).unwrap().0, good_at);
+        let (connected, _served) = tokio::join!(connect(&proxies, &tls, &outer), serve);
+        assert_eq!(connected.map_err(|f| f.message).unwrap().0, good_at);
         drop(silent);
     }
 

@@ -151,6 +151,10 @@ impl From<ConnectError> for Failure {
 
 fn from_connect(error: &ConnectError) -> Failure {
     let text = chain(error);
+    if let ConnectError::HttpProxy { .. } | ConnectError::Outbound(_) = error {
+        return Failure::new(Exit::Unreachable, text)
+            .hint("check HTTPS_PROXY, and NO_PROXY for what is reached without it");
+    }
     let ConnectError::Tls { address, .. } = error else {
         return Failure::new(Exit::Unreachable, text)
             .hint("does it run there? Check the address (--proxy) and the network");

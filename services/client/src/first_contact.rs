@@ -12,6 +12,7 @@ use tonic::transport::Channel;
 use wayleave_api::ALPN_AUTH;
 use wayleave_api::auth::public_client::PublicClient;
 use wayleave_keystore::{Credentials, Pins, client_config, pinned_client_config, public_client_config};
+use wayleave_net::AddressBook;
 use wayleave_rpc::{PublicPinsError, channel_through, public_pins};
 use wayleave_vocab::{HostPort, SystemRole};
 
@@ -20,10 +21,10 @@ pub(crate) async fn public_api(
     proxy: &HostPort,
     pins: Option<&Pins>,
 ) -> Result<PublicClient<Channel>, Failure> {
-    let known = match Home::find()?.profile(Some(proxy)) {
-        Ok(Some(profile)) => Some(profile.identity.trust()),
-        Ok(None) | Err(_) => None,
-    };
+    let profile = Home::find()?.profile(Some(proxy)).ok().flatten();
+    let known = profile.as_ref().map(|profile| profile.identity.trust());
+    let others = profile.iter().flat_map(|profile| &profile.identity.parts().proxies);
+    let addresses = AddressBook::new(std::iter::once(proxy).chain(others).cloned().collect());
     let tls = match pins.filter(|pins| !pins.is_empty()) {
         Some(pins) => pinned(pins)?,
         None => match &known {
@@ -33,7 +34,7 @@ pub(crate) async fn public_api(
         },
     };
     let outer = public_client_config(known.as_ref()).map_err(Failure::doing("cannot set up TLS"))?;
-    Ok(PublicClient::new(channel_through(vec![proxy.clone()], tls, outer)))
+    Ok(PublicClient::new(channel_through(addresses, tls, outer)))
 }
 
 fn pinned(pins: &Pins) -> Result<Arc<ClientConfig>, Failure> {

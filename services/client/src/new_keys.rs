@@ -2,11 +2,15 @@
 
 use crate::failure::Failure;
 use crate::identity_file::{Identity, IdentityParts};
+use std::collections::BTreeSet;
 use wayleave_api::auth::{PublicKeys, UserCertificates};
 use wayleave_keystore::TlsKey;
 use wayleave_runtime::random_bytes;
 use wayleave_ssh::KeyPair;
 use wayleave_vocab::{ClusterName, HostPort, Secret};
+
+/// Most proxies that an identity names.
+const PROXIES_MAX: usize = 64;
 
 /// A TLS key and an SSH key that nobody has certified yet.
 pub(crate) struct NewKeys {
@@ -26,7 +30,8 @@ impl NewKeys {
         PublicKeys { tls_spki_der: self.tls.spki_der(), ssh_public_key: self.ssh.public_key().to_openssh() }
     }
 
-    /// The keys with what Auth made of them. An answer about other keys is refused.
+    /// The keys with what Auth made of them. An answer about other keys is refused. The cluster's proxies that Auth names
+    /// come behind `proxies`.
     pub(crate) fn certified(
         self,
         answer: UserCertificates,
@@ -34,9 +39,12 @@ impl NewKeys {
     ) -> Result<Identity, Failure> {
         let cluster = ClusterName::parse(answer.cluster_name)
             .map_err(Failure::doing("the Auth Service answered with a bad cluster name"))?;
+        let others = answer.proxy_addresses.iter().filter_map(|text| HostPort::parse(text, None).ok());
+        let mut seen = BTreeSet::new();
+        let all = proxies.into_iter().chain(others).filter(|address| seen.insert(address.clone()));
         let parts = IdentityParts {
             cluster,
-            proxies,
+            proxies: all.take(PROXIES_MAX).collect(),
             auth_servers: Vec::new(),
             tls_key_pem: self.tls.to_pem(),
             tls_chain_pem: answer.tls_chain_pem,

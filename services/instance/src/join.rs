@@ -17,10 +17,11 @@ use wayleave_keystore::{
     Credentials, IdentityDir, Pins, TlsKey, TrustStore, client_config, pinned_client_config,
     public_client_config,
 };
+use wayleave_net::AddressBook;
 use wayleave_rpc::{CALL_TIMEOUT, PublicPinsError, channel_through, public_pins};
 use wayleave_runtime::{Clock, random_bytes};
 use wayleave_ssh::{Certificate, Credential, KeyPair};
-use wayleave_vocab::{ClusterName, HostId, HostPort, NodeName, Secret, SystemRole, Wall};
+use wayleave_vocab::{ClusterName, HostId, NodeName, Secret, SystemRole, Wall};
 
 /// The certificate that every process holds beside those of its roles.
 const INSTANCE: &str = "Instance";
@@ -28,10 +29,6 @@ const INSTANCE: &str = "Instance";
 const VALIDITY_UNKNOWN_SECS: u64 = 3600;
 /// Longest answer: certificates, and a policy of 64 MiB.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024 + 256 * 1024;
-
-/// Where the cluster is reached: Auth itself, or proxies that pass the connection through.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClusterAddresses(pub Vec<HostPort>);
 
 /// What a process needs to get its identity.
 pub struct InstanceConfig {
@@ -45,8 +42,8 @@ pub struct InstanceConfig {
     pub token: Option<JoinToken>,
     /// Pins of the host authority, if configured.
     pub pins: Pins,
-    /// Where the cluster is.
-    pub addresses: ClusterAddresses,
+    /// Where the cluster is reached: Auth itself, or proxies that pass the connection through.
+    pub addresses: AddressBook,
     /// Further names for the host certificates.
     pub additional_principals: Vec<String>,
 }
@@ -152,18 +149,14 @@ impl Instance {
     ///
     /// # Errors
     /// When TLS cannot be set up or the process does not hold the role.
-    pub fn channel_as(
-        &self,
-        role: SystemRole,
-        addresses: &ClusterAddresses,
-    ) -> Result<Channel, InstanceError> {
+    pub fn channel_as(&self, role: SystemRole, addresses: &AddressBook) -> Result<Channel, InstanceError> {
         let identity = self
             .role(role)
             .ok_or_else(|| InstanceError::RoleMissing { missing: role.as_str().to_lowercase() })?;
         let tls = client_config(&identity.tls, &self.trust, SystemRole::Auth, None, &[ALPN_AUTH])
             .map_err(InstanceError::Tls)?;
         let outer = public_client_config(Some(&self.trust)).map_err(InstanceError::Tls)?;
-        Ok(channel_through(addresses.0.clone(), tls, outer))
+        Ok(channel_through(addresses.clone(), tls, outer))
     }
 
     pub(crate) fn validity(&self) -> (Wall, Wall) {
@@ -233,7 +226,7 @@ impl Instance {
             policy_keys: stored.policy_keys_pem.clone(),
             joined_with: Mutex::new(joined_with),
             directory,
-            channel: channel_through(config.addresses.0.clone(), tls, outer),
+            channel: channel_through(config.addresses.clone(), tls, outer),
             additional_principals: config.additional_principals.clone(),
             stored: Mutex::new(stored.clone()),
         };
@@ -277,7 +270,7 @@ async fn join(
     let outer = public_client_config(None).map_err(InstanceError::Tls)?;
     let keys = NewKeys::generate(&config.roles)?;
     let request = join_request(config, token, &config.roles, &keys);
-    let mut auth = PublicClient::new(channel_through(config.addresses.0.clone(), tls, outer))
+    let mut auth = PublicClient::new(channel_through(config.addresses.clone(), tls, outer))
         .max_decoding_message_size(ANSWER_BYTES_MAX);
     let answer = answered(auth.join(request)).await?;
     keys.with_answer(answer, now)
@@ -297,9 +290,9 @@ async fn answered(
 }
 
 /// What the first proxy says that a public authority vouches for.
-async fn learned_pins(addresses: &ClusterAddresses) -> Result<Pins, InstanceError> {
+async fn learned_pins(addresses: &AddressBook) -> Result<Pins, InstanceError> {
     let mut unreachable = None;
-    for address in &addresses.0 {
+    for address in &addresses.in_order() {
         match public_pins(address).await {
             Ok(pins) => {
                 tracing::info!(%address, "a public authority vouches for the proxy: its CA pins are believed");
@@ -419,6 +412,7 @@ mod tests {
     use super::*;
     use wayleave_keystore::{ClientAuth, X509Authority, X509Request, server_config};
     use wayleave_runtime::{SystemClock, TaskGroup};
+    use wayleave_vocab::HostPort;
 
     /// A server whose certificate no public authority vouches for.
     async fn private_server(tasks: &TaskGroup) -> HostPort {
@@ -463,9 +457,9 @@ mod tests {
         let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let closed = HostPort::from_socket(free.local_addr().unwrap());
         drop(free);
-        let learned = learned_pins(&ClusterAddresses(vec![private.clone()])).await;
+        let learned = learned_pins(&AddressBook::new(vec![private.clone()])).await;
         assert!(matches!(learned, Err(InstanceError::NothingToTrust)), "{learned:?}");
-        let learned = learned_pins(&ClusterAddresses(vec![closed, private])).await;
+        let learned = learned_pins(&AddressBook::new(vec![closed, private])).await;
         assert!(matches!(learned, Err(InstanceError::Unreachable(_))), "{learned:?}");
     }
 }

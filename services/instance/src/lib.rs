@@ -13,6 +13,6 @@ mod stored;
 
 pub use error::InstanceError;
 pub use events::{EventJournal, EventJournalError, forward_events};
-pub use join::{ClusterAddresses, Instance, InstanceConfig, RoleIdentity};
+pub use join::{Instance, InstanceConfig, RoleIdentity};
 pub use join_token::JoinToken;
 pub use renew::renew_loop;

@@ -4,6 +4,7 @@ use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::time::Duration;
 use wayleave_keystore::{Credentials, TrustStore};
+use wayleave_net::AddressBook;
 use wayleave_vocab::{HostId, HostPort, NodeName};
 
 /// Configuration and identity of one proxy.
@@ -37,7 +38,7 @@ pub struct ProxyConfig {
     /// Whom it believes.
     pub trust: TrustStore,
     /// Where Auth is.
-    pub auth_addresses: Vec<HostPort>,
+    pub auth_addresses: AddressBook,
     /// Connections at a time, for each listener.
     pub connections_max: usize,
     /// How long a drain waits for streams.

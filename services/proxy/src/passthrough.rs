@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use wayleave_dial::{ForwardHeader, VERSION};
-use wayleave_net::{ConnectError, MessageError, Stream, connect_any, splice, write_message};
+use wayleave_net::{AddressBook, ConnectError, MessageError, Stream, connect_tls, splice, write_message};
 use wayleave_vocab::HostPort;
 
 /// A connection that could not be passed on.
@@ -19,7 +19,7 @@ pub(crate) enum PassthroughError {
 
 /// Where Auth is and how it is reached.
 pub(crate) struct Passthrough {
-    pub(crate) addresses: Vec<HostPort>,
+    pub(crate) addresses: AddressBook,
     pub(crate) tls: Arc<rustls::ClientConfig>,
 }
 
@@ -30,8 +30,8 @@ impl Passthrough {
         client: S,
         address: SocketAddr,
     ) -> Result<(), PassthroughError> {
-        let mut auth =
-            connect_any(&self.addresses, self.tls.clone()).await.map_err(PassthroughError::Connect)?;
+        let connect = |address: HostPort| async move { connect_tls(&address, self.tls.clone()).await };
+        let mut auth = self.addresses.connect(connect).await.map_err(PassthroughError::Connect)?;
         let header = ForwardHeader { v: VERSION, client_address: address };
         write_message(&mut auth, &header).await.map_err(PassthroughError::Header)?;
         splice(client, auth).await.map_err(PassthroughError::Splice)?;

@@ -11,7 +11,7 @@ use crate::ssh::Ssh;
 use crate::wait::{PATIENCE, wait_at_most, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +29,7 @@ pub struct ClusterBuilder {
     proxy_lines: Vec<String>,
     node_lines: Vec<String>,
     instance_lines: Vec<String>,
+    ip: IpAddr,
 }
 
 /// A proxy process.
@@ -87,7 +88,15 @@ impl ClusterBuilder {
             proxy_lines: Vec::new(),
             node_lines: Vec::new(),
             instance_lines: vec!["shutdown_timeout: 2s".into()],
+            ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
         }
+    }
+
+    /// Another address of loopback than `127.0.0.1` for everything that listens.
+    #[must_use]
+    pub fn listening_on(mut self, ip: IpAddr) -> Self {
+        self.ip = ip;
+        self
     }
 
     /// How many proxies.
@@ -201,7 +210,7 @@ impl ClusterBuilder {
         let auth_file = AuthFile {
             data_dir: scene.path("auth"),
             cluster_name: "scenario".into(),
-            listen: free_port(),
+            listen: SocketAddr::new(self.ip, free_port().port()),
             tokens: vec![format!("proxy,node:{static_token}")],
             lines,
             instance_lines,
@@ -286,17 +295,19 @@ impl Cluster {
 
     /// A proxy's file with free ports and the static token.
     pub fn proxy_file(&self, name: &str) -> ProxyFile {
-        let web = free_port();
+        let port = || SocketAddr::new(self.auth_file.listen.ip(), free_port().port());
+        let web = port();
         ProxyFile {
             name: name.into(),
             data_dir: self.scene.path(name),
             auth: self.auth_file.listen,
+            auth_before: Vec::new(),
             token: self.static_token.clone(),
             pins: self.pins.clone(),
             web,
             public: web,
-            ssh: free_port(),
-            peer: free_port(),
+            ssh: port(),
+            peer: port(),
             lines: Vec::new(),
             instance_lines: vec!["shutdown_timeout: 2s".into()],
         }
@@ -317,8 +328,14 @@ impl Cluster {
 
     /// Writes a proxy's file and starts it.
     pub fn add_proxy(&mut self, file: ProxyFile) -> &mut Proxy {
+        self.add_proxy_with(file, &[])
+    }
+
+    /// The same with variables of the environment.
+    pub fn add_proxy_with(&mut self, file: ProxyFile, environment: &[(&str, &str)]) -> &mut Proxy {
         let config = self.scene.write(&format!("{}.yaml", file.name), file.text());
         let mut daemon = self.scene.daemon(&file.name, &config);
+        environment.iter().for_each(|(name, value)| daemon.set_env(name, value));
         daemon.start();
         self.proxies.push(Proxy { file, daemon });
         self.proxies.last_mut().unwrap()
@@ -326,8 +343,14 @@ impl Cluster {
 
     /// Writes an agent's file and starts it.
     pub fn add_node(&mut self, file: NodeFile) -> &mut Node {
+        self.add_node_with(file, &[])
+    }
+
+    /// The same with variables of the environment.
+    pub fn add_node_with(&mut self, file: NodeFile, environment: &[(&str, &str)]) -> &mut Node {
         let config = self.scene.write(&format!("{}.yaml", file.name), file.text());
         let mut daemon = self.scene.daemon(&file.name, &config);
+        environment.iter().for_each(|(name, value)| daemon.set_env(name, value));
         daemon.start();
         self.nodes.push(Node { file, daemon });
         self.nodes.last_mut().unwrap()
@@ -461,11 +484,15 @@ impl Cluster {
     pub fn holders(&self, node: &str) -> Vec<usize> {
         let listed = self.list();
         let node = listed.iter().rfind(|listed| listed["name"] == node).unwrap();
-        let host_id = text(&node["host_id"]);
+        self.holders_of(&text(&node["host_id"]))
+    }
+
+    /// The same by the host id.
+    pub fn holders_of(&self, host_id: &str) -> Vec<usize> {
         let holds = |log: &str| {
             let life = log.rsplit("the proxy is up").next().unwrap_or(log);
             let count = |what: &str| {
-                life.lines().filter(|line| line.contains(what) && line.contains(&host_id)).count()
+                life.lines().filter(|line| line.contains(what) && line.contains(host_id)).count()
             };
             count("an agent is connected") > count("an agent is gone")
         };

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 pub enum Way {
     /// `auth_server`.
     Auth(SocketAddr),
+    /// `auth_servers`.
+    Auths(Vec<SocketAddr>),
     /// `proxy_server`.
     Proxy(SocketAddr),
 }
@@ -39,6 +41,8 @@ pub struct ProxyFile {
     pub data_dir: PathBuf,
     /// `wayleave.auth_server`.
     pub auth: SocketAddr,
+    /// More of them: then it is `wayleave.auth_servers`, and these come first.
+    pub auth_before: Vec<SocketAddr>,
     /// `wayleave.auth_token`; none is written when it is empty.
     pub token: String,
     /// `wayleave.ca_pin`.
@@ -94,7 +98,9 @@ impl AuthFile {
 impl ProxyFile {
     /// The text.
     pub fn text(&self) -> String {
-        let way = Way::Auth(self.auth);
+        let mut auth = self.auth_before.clone();
+        auth.push(self.auth);
+        let way = if auth.len() > 1 { Way::Auths(auth) } else { Way::Auth(self.auth) };
         let mut text =
             instance(&self.name, &self.data_dir, &way, &self.token, &self.pins, &self.instance_lines);
         text.push_str("proxy_service:\n");
@@ -133,6 +139,10 @@ fn instance(
     line(&mut text, &format!("data_dir: {}", data_dir.display()));
     match way {
         Way::Auth(address) => line(&mut text, &format!("auth_server: {address}")),
+        Way::Auths(addresses) => {
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            list(&mut text, "auth_servers", &addresses);
+        }
         Way::Proxy(address) => line(&mut text, &format!("proxy_server: {address}")),
     }
     if !token.is_empty() {

@@ -39,6 +39,11 @@ impl Daemon {
         self.child = Some(command.spawn().unwrap());
     }
 
+    /// Sets a variable of its environment, from the next start on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.program = self.program.clone().env(name, value);
+    }
+
     /// Its process id.
     ///
     /// # Panics

@@ -15,7 +15,7 @@ struct Need {
     package: &'static str,
 }
 
-const NEEDS: [Need; 12] = [
+const NEEDS: [Need; 13] = [
     Need { program: "ssh", package: "openssh-client" },
     Need { program: "ssh-keygen", package: "openssh-client" },
     Need { program: "sftp", package: "openssh-client" },
@@ -28,6 +28,7 @@ const NEEDS: [Need; 12] = [
     Need { program: "etcd", package: "etcd-server" },
     Need { program: "etcdctl", package: "etcd-client" },
     Need { program: "faketime", package: "faketime" },
+    Need { program: "tinyproxy", package: "tinyproxy-bin" },
 ];
 
 /// Where servers are, which the PATH of a plain user leaves out.

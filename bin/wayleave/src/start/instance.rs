@@ -1,6 +1,7 @@
 //! Gets the identity of this process: from the data directory, from an Auth Service beside it, or by joining.
 
 use super::Process;
+use super::addresses;
 use super::auth::{RunningAuth, make_data_dir};
 use crate::edge;
 use anyhow::Context;
@@ -8,11 +9,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use wayleave_api::auth::CreateTokenRequest;
-use wayleave_config::Upstream;
-use wayleave_instance::{ClusterAddresses, Instance, InstanceConfig, InstanceError, JoinToken};
+use wayleave_instance::{Instance, InstanceConfig, InstanceError, JoinToken};
 use wayleave_keystore::Pins;
+use wayleave_net::AddressBook;
 use wayleave_runtime::{Clock, random_u64};
-use wayleave_vocab::{HostPort, NodeName, Secret, SystemRole};
+use wayleave_vocab::{NodeName, Secret, SystemRole};
 
 /// Life of the token by which the services of one process join the Auth Service beside them.
 const OWN_TOKEN_TTL: Duration = Duration::from_secs(60);
@@ -22,14 +23,14 @@ const RETRY_MAX: Duration = Duration::from_secs(15);
 /// The identity, and where the cluster is.
 pub(crate) struct OpenedInstance {
     pub(crate) instance: Arc<Instance>,
-    pub(crate) addresses: ClusterAddresses,
+    pub(crate) addresses: AddressBook,
     pub(crate) node_name: NodeName,
 }
 
 pub(crate) async fn open(process: &Process, auth: Option<&RunningAuth>) -> anyhow::Result<OpenedInstance> {
     make_data_dir(&process.config.instance.data_dir)?;
     let node_name = edge::node_name(&process.config.instance)?;
-    let addresses = addresses(process, auth);
+    let addresses = addresses::open(process, auth);
     let mut roles = BTreeSet::new();
     if process.config.proxy.is_some() {
         roles.insert(SystemRole::Proxy);
@@ -55,6 +56,8 @@ pub(crate) async fn open(process: &Process, auth: Option<&RunningAuth>) -> anyho
             Err(InstanceError::Unreachable(reason)) => {
                 if !said {
                     tracing::warn!(reason, "the cluster cannot be reached yet, trying again until it can");
+                    // Whoever starts this process need not wait for the network as well.
+                    process.manager.ready("waiting for the cluster");
                     said = true;
                 }
             }
@@ -84,22 +87,6 @@ fn public_names(process: &Process) -> Vec<String> {
     names.sort_unstable();
     names.dedup();
     names
-}
-
-fn addresses(process: &Process, auth: Option<&RunningAuth>) -> ClusterAddresses {
-    if let Some(auth) = auth {
-        let mut address = auth.address();
-        if address.ip().is_unspecified() {
-            address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-        }
-        return ClusterAddresses(vec![HostPort::from_socket(address)]);
-    }
-    ClusterAddresses(match &process.config.instance.upstream {
-        Upstream::AuthServer(address) | Upstream::ProxyServer(address) => vec![address.clone()],
-        Upstream::LocalAuth { auth_server, proxy_server } => {
-            auth_server.iter().chain(proxy_server).cloned().collect()
-        }
-    })
 }
 
 /// The token and the pins to join with; the Auth Service of this very process vouches for itself.

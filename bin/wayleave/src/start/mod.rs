@@ -1,5 +1,6 @@
 //! `wayleave start`: parse, build, bind, run, drain.
 
+mod addresses;
 mod audit_sink;
 mod auth;
 mod instance;
@@ -14,15 +15,19 @@ use crate::edge;
 use anyhow::Context;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use wayleave_config::{Config, LogOutput as ConfiguredOutput, LogSeverity as ConfiguredSeverity};
-use wayleave_runtime::{Shutdown, SystemClock};
+use wayleave_net::Outbound;
+use wayleave_runtime::{ServiceManager, Shutdown, SystemClock};
 use wayleave_telemetry::{LogConfig, LogFormat, LogOutput, Severity};
 
 /// What the parts of one process are built with.
 pub(crate) struct Process {
     pub(crate) config: Config,
     pub(crate) clock: Arc<SystemClock>,
+    /// Is told when the process is up.
+    pub(crate) manager: Arc<ServiceManager>,
     /// Draining begins.
     pub(crate) shutdown: Shutdown,
 }
@@ -59,13 +64,23 @@ pub(crate) fn run(args: &StartArgs) -> ExitCode {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
+    check_way_out()?;
     let shutdown = Shutdown::new();
     let now = Shutdown::new();
-    let process = Process { config, clock: Arc::new(SystemClock::new()), shutdown: shutdown.clone() };
+    let manager = Arc::new(ServiceManager::from_environment());
+    let clock = Arc::new(SystemClock::new());
+    let process = Process { config, clock, manager: manager.clone(), shutdown: shutdown.clone() };
     let _pid_file = process.config.instance.pid_file.as_deref().map(PidFile::write).transpose()?;
     let signals = wayleave_runtime::TaskGroup::new();
-    signals.spawn("signals", watch_signals(process.config.instance.shutdown_delay, shutdown, now.clone())?);
+    let delay = process.config.instance.shutdown_delay;
+    signals.spawn("signals", watch_signals(delay, manager.clone(), shutdown, now.clone())?);
+    if let Some(interval) = manager.alive_interval() {
+        signals.spawn("watchdog", keep_alive(manager.clone(), interval, now.clone()));
+    }
     let running = running::start(process).await?;
+    if !running.is_ending() {
+        manager.ready("serving");
+    }
     tokio::select! {
         done = running.finish() => done,
         () = now.requested() => {
@@ -75,9 +90,20 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
 }
 
+/// Says whether connections go through an HTTP proxy, before one is needed.
+fn check_way_out() -> anyhow::Result<()> {
+    let outbound = Outbound::of_process().map_err(|error| anyhow::Error::new(error.clone()))?;
+    if let Some(proxy) = outbound.proxy_address() {
+        tracing::info!("connections to the cluster go through the HTTP proxy of the environment");
+        tracing::debug!(%proxy, "the HTTP proxy");
+    }
+    Ok(())
+}
+
 /// The first signal begins the drain, the second ends the process at once.
 fn watch_signals(
-    delay: std::time::Duration,
+    delay: Duration,
+    manager: Arc<ServiceManager>,
     shutdown: Shutdown,
     now: Shutdown,
 ) -> anyhow::Result<impl Future<Output = ()>> {
@@ -89,6 +115,7 @@ fn watch_signals(
             _ = interrupt.recv() => "SIGINT",
         };
         tracing::info!(signal = first, "draining; a second signal ends at once");
+        manager.stopping("draining");
         tokio::time::sleep(delay).await;
         shutdown.request();
         tokio::select! {
@@ -97,6 +124,14 @@ fn watch_signals(
         }
         now.request();
     })
+}
+
+/// Tells the watchdog that tasks still run, until the process ends.
+async fn keep_alive(manager: Arc<ServiceManager>, interval: Duration, now: Shutdown) {
+    let mut timer = tokio::time::interval(interval);
+    while now.until(timer.tick()).await.is_some() {
+        manager.alive();
+    }
 }
 
 fn log_config(config: &Config, debug: bool) -> LogConfig {

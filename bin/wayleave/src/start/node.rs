@@ -1,6 +1,7 @@
 //! Builds the agent of this process with its SSH Service.
 
 use super::Process;
+use super::addresses;
 use super::instance::OpenedInstance;
 use super::running::SharedParts;
 use anyhow::Context;
@@ -59,6 +60,7 @@ pub(crate) fn build(
         policy: parts.keeper.clone(),
         proxies: proxies(process, opened),
         auth: instance.channel_as(SystemRole::Node, &opened.addresses)?,
+        addresses: addresses::follows_cluster(process).then(|| opened.addresses.clone()),
         services: vec!["ssh".to_owned()],
         started_ms: process.clock.wall().as_ms(),
         drain_timeout,
@@ -78,8 +80,8 @@ fn proxies(process: &Process, opened: &OpenedInstance) -> Vec<HostPort> {
         HostPort::from_socket(address)
     });
     match &process.config.instance.upstream {
-        Upstream::ProxyServer(_) => opened.addresses.0.clone(),
-        Upstream::AuthServer(_) => own.into_iter().collect(),
+        Upstream::ProxyServer(_) => opened.addresses.in_order(),
+        Upstream::AuthServers(_) => own.into_iter().collect(),
         Upstream::LocalAuth { proxy_server, .. } => own.into_iter().chain(proxy_server.clone()).collect(),
     }
 }

@@ -44,7 +44,7 @@ pub(crate) async fn bind(
         web: None,
         tls: identity.tls.clone(),
         trust: instance.trust().clone(),
-        auth_addresses: opened.addresses.0.clone(),
+        auth_addresses: opened.addresses.clone(),
         connections_max: usize::try_from(limits.max_connections.get()).unwrap_or(usize::MAX),
         drain_timeout: process.config.instance.shutdown_timeout,
     };

@@ -4,7 +4,7 @@ use super::Process;
 use super::audit_sink::JournalSink;
 use super::instance::OpenedInstance;
 use super::policy::PolicyViews;
-use super::{auth, instance, node, policy, proxy};
+use super::{addresses, auth, instance, node, policy, proxy};
 use anyhow::Context;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +49,7 @@ async fn start_services(
     services: &TaskGroup,
     helpers: &TaskGroup,
 ) -> anyhow::Result<()> {
+    addresses::keep(process, opened, helpers);
     let keeper = policy::open_keeper(process, opened)?;
     let events = open_journal(process, opened)?;
     let forwarding = forward_events(events.clone(), opened.instance.channel(), helpers.shutdown());
@@ -77,6 +78,11 @@ async fn start_services(
 }
 
 impl Running {
+    /// True when it was asked to end while it began.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.shutdown.is_requested()
+    }
+
     /// Waits for shutdown, drains, ends.
     pub(crate) async fn finish(self) -> anyhow::Result<()> {
         self.shutdown.requested().await;

@@ -67,12 +67,17 @@ pub(super) const KEYS: &[Key] = &[
         "The Auth Service to join and to talk to. Needed by a proxy that runs without a local auth_service; excludes proxy_server.",
     ),
     here(
+        "wayleave.auth_servers",
+        Kind::Addresses,
+        "",
+        "Several Auth Services of one cluster (port 3025 when left out), in place of auth_server: whichever answers.",
+    ),
+    here(
         "wayleave.proxy_server",
         Kind::Address(443),
         "",
         "The Proxy Service through which an agent joins and keeps its tunnels; excludes auth_server.",
     ),
-    off("wayleave.auth_servers", "use auth_server with one address"),
     off("wayleave.relay_server", "there is no relay; use proxy_server"),
     off("wayleave.advertise_ip", "agents listen nowhere; a proxy uses peer_public_addr and public_addr"),
     off("wayleave.diag_addr", "the diagnostics listener comes with a later release; remove the key"),

@@ -113,8 +113,8 @@ impl Cluster {
         (self.backend.clone(), self.clock.clone(), directory)
     }
 
-    pub(crate) fn addresses(&self) -> Vec<HostPort> {
-        vec![HostPort::from_socket(self.address)]
+    pub(crate) fn address(&self) -> HostPort {
+        HostPort::from_socket(self.address)
     }
 
     fn pins(&self) -> Pins {
@@ -131,14 +131,14 @@ impl Cluster {
     /// A channel of whoever has no certificate.
     pub(crate) fn stranger(&self) -> Channel {
         let tls = pinned_client_config(&self.pins(), SystemRole::Auth, &[ALPN_AUTH]).unwrap();
-        wayleave_rpc::channel(self.addresses(), tls)
+        wayleave_rpc::channel(self.address(), tls)
     }
 
     /// A channel that presents a certificate.
     pub(crate) fn channel(&self, chain_pem: &str, key_pem: &Secret) -> Channel {
         let credentials = Credentials::from_pem(chain_pem, key_pem).unwrap();
         let tls = client_config(&credentials, &self.trust(), SystemRole::Auth, None, &[ALPN_AUTH]).unwrap();
-        wayleave_rpc::channel(self.addresses(), tls)
+        wayleave_rpc::channel(self.address(), tls)
     }
 
     pub(crate) fn public(&self) -> PublicClient<Channel> {

@@ -126,6 +126,17 @@ async fn a_proxy_is_told_of_proxies_nodes_routes_and_policy() {
 }
 
 #[tokio::test]
+async fn a_user_is_told_where_the_proxies_are() {
+    let cluster = Cluster::start().await;
+    cluster.create_user("alice", &["access"], &[]).await;
+    assert!(cluster.sign("alice", HOUR).await.0.proxy_addresses.is_empty());
+    let (first, second) = (cluster.join(&["Proxy"], "p-1").await, cluster.join(&["Proxy"], "p-2").await);
+    register_proxy(&cluster, &first).await;
+    register_proxy(&cluster, &second).await;
+    assert_eq!(cluster.sign("alice", HOUR).await.0.proxy_addresses, ["proxy.example.com:443"]);
+}
+
+#[tokio::test]
 async fn an_agent_is_told_of_proxies_and_policy_only() {
     let cluster = Cluster::start().await;
     let (proxy, node) = (cluster.join(&["Proxy"], "p-1").await, cluster.join(&["Node"], "web-1").await);

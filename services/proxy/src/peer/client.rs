@@ -144,7 +144,7 @@ fn connect(
 ) -> Result<Arc<Peer>, wayleave_keystore::TlsConfigError> {
     let config = &shared.config;
     let tls = client_config(&config.tls, &config.trust, SystemRole::Proxy, Some(id), &[b"h2"])?;
-    let channels = (0..CONNECTIONS_PER_PEER).map(|_| channel(vec![address.clone()], tls.clone())).collect();
+    let channels = (0..CONNECTIONS_PER_PEER).map(|_| channel(address.clone(), tls.clone())).collect();
     Ok(Arc::new(Peer { address, incarnation, channels, next: AtomicUsize::new(0), ended: Shutdown::new() }))
 }
 

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wayleave_api::ALPN_DIAL;
 use wayleave_dial::{DialRequest, DialResponse, DialTarget, VERSION};
 use wayleave_keystore::{Credentials, IdentityDir, PolicyKeeper, client_config};
-use wayleave_net::{DIAL_MESSAGE_TIMEOUT, Stream, connect_tls, read_message, write_message};
+use wayleave_net::{AddressBook, DIAL_MESSAGE_TIMEOUT, Stream, connect_tls, read_message, write_message};
 use wayleave_proxy::{ProxyConfig, ProxyProtocol, ProxyService};
 use wayleave_runtime::{Shutdown, TaskGroup};
 use wayleave_vocab::{HostId, HostPort, NodeName, SystemRole, TraceId};
@@ -60,7 +60,7 @@ impl Cluster {
             web: None,
             tls: self.authorities.host(host_id, &[SystemRole::Proxy]),
             trust: self.authorities.trust.clone(),
-            auth_addresses: vec![self.auth.address.clone()],
+            auth_addresses: AddressBook::new(vec![self.auth.address.clone()]),
             connections_max: 1000,
             drain_timeout: Duration::from_secs(10),
         }
@@ -107,7 +107,7 @@ impl Cluster {
         let keeper =
             PolicyKeeper::open(directory, self.authorities.name.clone(), keys, trust.clone()).unwrap();
         let tls = client_config(&config.tls, &trust, SystemRole::Auth, None, &[wayleave_api::ALPN_AUTH]);
-        let channel = wayleave_rpc::channel(vec![self.auth.address.clone()], tls.unwrap());
+        let channel = wayleave_rpc::channel(self.auth.address.clone(), tls.unwrap());
         let service = adapt(ProxyService::build(config, Arc::new(keeper), channel, None).unwrap());
         let bound = service.bind().await.unwrap();
         let web = HostPort::from_socket(bound.web_address().unwrap());

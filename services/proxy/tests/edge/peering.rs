@@ -169,7 +169,7 @@ async fn peer_dial(
 ) -> DialResponse {
     let own = cluster.authorities.host(HostId::from_random([0x66; 16]), &[SystemRole::Proxy]);
     let tls = client_config(&own, &cluster.authorities.trust, SystemRole::Proxy, None, &[b"h2"]).unwrap();
-    let mut grpc = tonic::client::Grpc::new(wayleave_rpc::channel(vec![address.clone()], tls));
+    let mut grpc = tonic::client::Grpc::new(wayleave_rpc::channel(address.clone(), tls));
     grpc.ready().await.unwrap();
     let first = Bytes::from(wayleave_dial::encode(dial).unwrap());
     let path = http::uri::PathAndQuery::from_static("/wayleave.peer.v1.PeerDial/Dial");
@@ -237,7 +237,7 @@ async fn c_only_proxies_of_the_cluster_are_peers() {
         ("a proxy of another cluster", elsewhere.host(id, &[SystemRole::Proxy]), false),
     ] {
         let tls = client_config(&credentials, &own.trust, SystemRole::Proxy, None, &[b"h2"]).unwrap();
-        let mut client = PeerClient::new(wayleave_rpc::channel(vec![proxy.peer.clone()], tls));
+        let mut client = PeerClient::new(wayleave_rpc::channel(proxy.peer.clone(), tls));
         let pinged = client.ping(PeerPingRequest { version: 1, capabilities: Vec::new() }).await;
         match pinged {
             Ok(_) => assert!(is_peer, "{who} may not"),

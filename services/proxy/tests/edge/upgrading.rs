@@ -14,7 +14,7 @@ use wayleave_api::{ALPN_AUTH, ALPN_TUNNEL};
 use wayleave_keystore::{
     ClientAuth, Credentials, ServerName, client_config, public_client_config, server_config,
 };
-use wayleave_net::{UpgradedStream, connect_cluster, connect_tls, tls_over};
+use wayleave_net::{AddressBook, UpgradedStream, connect_cluster, connect_tls, tls_over};
 use wayleave_rpc::channel_through;
 use wayleave_vocab::{HostId, HostPort, SystemRole};
 
@@ -131,7 +131,7 @@ async fn tunnels_dials_and_auth_go_through_a_balancer_that_ends_tls() {
     let ((), read) = tokio::join!(write, read.read_to_end(&mut all));
     assert_eq!(read.unwrap(), sent.len());
     assert!(all == sent && !agent.tunnel.is_ended());
-    let channel = channel_through(vec![balancer], rig.auth_tls(), rig.outer.clone());
+    let channel = channel_through(AddressBook::new(vec![balancer]), rig.auth_tls(), rig.outer.clone());
     HostClient::new(channel).begin_incarnation(BeginIncarnationRequest {}).await.unwrap();
     assert_eq!(rig.cluster.auth.forwarded().len(), 1);
 }
@@ -181,7 +181,7 @@ async fn b_a_clients_address_is_the_balancers_word_only_when_it_is_trusted_and_a
     for (is_trusted, lines, expected) in cases {
         let rig = rig(is_trusted).await;
         let balancer = balancer(&rig.cluster, &rig.proxy, Balancer::Adding(lines)).await;
-        let channel = channel_through(vec![balancer], rig.auth_tls(), rig.outer.clone());
+        let channel = channel_through(AddressBook::new(vec![balancer]), rig.auth_tls(), rig.outer.clone());
         let called = HostClient::new(channel).begin_incarnation(BeginIncarnationRequest {}).await;
         assert_eq!(called.is_ok(), expected.is_some(), "{lines}");
         let seen: Vec<String> =

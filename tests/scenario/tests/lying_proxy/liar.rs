@@ -246,7 +246,7 @@ async fn register(
 ) -> (PolicySnapshot, u64) {
     let tls =
         client_config(&stolen.credentials, &stolen.trust, SystemRole::Auth, None, &[ALPN_AUTH]).unwrap();
-    let channel = wayleave_rpc::channel(vec![HostPort::from_socket(auth)], tls);
+    let channel = wayleave_rpc::channel(HostPort::from_socket(auth), tls);
     let mut host = HostClient::new(channel);
     let life = host.begin_incarnation(BeginIncarnationRequest {}).await.unwrap().into_inner().incarnation;
     let record = ProxyRecord {
