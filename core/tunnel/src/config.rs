@@ -27,6 +27,15 @@ pub struct Config {
     pub search_rest: Duration,
     /// Tries in one search: this many for each known proxy, and once more.
     pub search_tries: u32,
+    /// When the strategy turns from a tunnel to every proxy to fewer, the others are kept so long, up to twice as long:
+    /// until then proxies reach each other.
+    pub excess_keep: Duration,
+    /// First wait before tunnels that crowd in one zone are spread to another; doubles with each search.
+    pub improve_wait_min: Duration,
+    /// Longest such wait.
+    pub improve_wait_max: Duration,
+    /// Tries in one such search.
+    pub improve_tries: u32,
     /// How long a question to Auth may take.
     pub ask_deadline: Duration,
     /// Auth is asked for the list of proxies again after this at the latest, whatever proxies tell.
@@ -51,6 +60,10 @@ impl Default for Config {
             search_wait_max: Duration::from_secs(4),
             search_rest: Duration::from_secs(60),
             search_tries: 6,
+            excess_keep: Duration::from_secs(5),
+            improve_wait_min: Duration::from_secs(10),
+            improve_wait_max: Duration::from_secs(3600),
+            improve_tries: 20,
             ask_deadline: Duration::from_secs(10),
             ask_interval: Duration::from_secs(600),
             doubt_wait: Duration::from_secs(5),

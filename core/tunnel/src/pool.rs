@@ -7,6 +7,7 @@ use crate::inquiry::Inquiry;
 use crate::jitter::Jitter;
 use crate::proxies::{Proxies, ProxyList, ProxyListError};
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 use wayleave_vocab::{HostId, HostPort, Incarnation, Mono, TunnelStrategy};
 
 /// What an attempt is aimed at.
@@ -45,6 +46,18 @@ pub(crate) struct Search {
     pub(crate) next_address: usize,
 }
 
+/// Enough tunnels are up, but they crowd in one zone while another has none: one attempt at a time is made for that.
+#[derive(Debug, Default)]
+pub(crate) struct Improvement {
+    /// The attempt, while it is under way.
+    pub(crate) attempt: Option<TunnelId>,
+    /// The next one; none while nothing is to be improved.
+    pub(crate) due: Option<Mono>,
+    pub(crate) wait: Duration,
+    /// Attempts since it was due.
+    pub(crate) tries: u32,
+}
+
 /// An agent's pool of tunnels. See the crate's documentation.
 #[derive(Debug)]
 pub struct Pool {
@@ -60,6 +73,9 @@ pub struct Pool {
     pub(crate) tunnels: BTreeMap<TunnelId, Tunnel>,
     pub(crate) backoffs: BTreeMap<Target, Backoff>,
     pub(crate) search: Search,
+    /// Surplus tunnels are kept until then.
+    pub(crate) excess_until: Mono,
+    pub(crate) improvement: Improvement,
     /// No attempt before this: agents that lost a proxy together come back apart.
     pub(crate) not_before: Mono,
     published: Vec<Connected>,
@@ -86,6 +102,8 @@ impl Pool {
             tunnels: BTreeMap::new(),
             backoffs: BTreeMap::new(),
             search: Search::default(),
+            excess_until: now,
+            improvement: Improvement::default(),
             not_before: now,
             published: Vec::new(),
             effects: VecDeque::new(),
@@ -98,7 +116,13 @@ impl Pool {
 
     /// The cluster's strategy, from policy that the agent has verified: never from what a proxy says.
     pub fn handle_strategy(&mut self, strategy: TunnelStrategy, now: Mono) {
-        if self.strategy.replace(strategy) != Some(strategy) {
+        let former = self.strategy.replace(strategy);
+        if former != Some(strategy) {
+            if former == Some(TunnelStrategy::AgentMesh) {
+                // Proxies hear of it at the same time, and have yet to connect to each other.
+                let keep = self.config.excess_keep;
+                self.excess_until = now.after(self.jitter.between(keep, keep * 2));
+            }
             self.search_anew();
         }
         self.reconcile(now);
@@ -283,6 +307,8 @@ impl Pool {
     /// The list of proxies may not be what it was.
     fn list_changed(&mut self, live_before: &[HostId], now: Mono) {
         if self.live() != live_before {
+            self.improvement.due = None;
+            self.improvement.wait = Duration::ZERO;
             self.search_anew();
         }
         let proxies = &self.proxies;
@@ -309,12 +335,12 @@ impl Pool {
     }
 
     /// Something has changed: a new search is worth its tries.
-    fn search_anew(&mut self) {
+    pub(crate) fn search_anew(&mut self) {
         self.search = Search { next_address: self.search.next_address, ..Search::default() };
     }
 
     fn spread(&mut self, now: Mono) {
-        let wait = self.jitter.between(std::time::Duration::ZERO, self.config.spread);
+        let wait = self.jitter.between(Duration::ZERO, self.config.spread);
         self.not_before = self.not_before.max(now.after(wait));
     }
 

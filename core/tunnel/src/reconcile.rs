@@ -2,9 +2,10 @@
 
 use crate::effect::{CloseReason, Effect, TunnelId};
 use crate::jitter::mix;
-use crate::pool::{Pool, Target, Tunnel};
+use crate::pool::{Improvement, Pool, Target, Tunnel};
 use crate::proxies::{ProxyInfo, Zone};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use wayleave_vocab::{HostId, HostPort, Incarnation, Mono, TunnelStrategy};
 
 /// The tunnels as the strategy counts them.
@@ -31,7 +32,8 @@ impl Pool {
                 self.inquiry.doubt(&self.config, &mut self.jitter, now);
             }
             if census.counted.len() >= census.target {
-                self.give_up(&census);
+                self.give_up(&census, now);
+                self.improve(&census, now);
             } else {
                 self.dial(&census, now);
             }
@@ -69,8 +71,11 @@ impl Pool {
     }
 
     /// Enough tunnels are up: leaving ones are drained, surplus ones too, attempts are dropped.
-    fn give_up(&mut self, census: &Census) {
-        let attempts: Vec<TunnelId> = self.attempts().map(|(id, ..)| id).collect();
+    fn give_up(&mut self, census: &Census, now: Mono) {
+        let is_improving =
+            |id: &TunnelId| census.counted.len() == census.target && self.improvement.attempt == Some(*id);
+        let attempts: Vec<TunnelId> =
+            self.attempts().map(|(id, ..)| id).filter(|id| !is_improving(id)).collect();
         for id in attempts {
             self.tunnels.remove(&id);
             self.effects.push_back(Effect::Abandon { id });
@@ -79,11 +84,107 @@ impl Pool {
             self.close(*id, CloseReason::Replaced);
         }
         let mut kept = census.counted.clone();
+        if kept.len() > census.target && now < self.excess_until {
+            self.wake(self.excess_until);
+            return;
+        }
         while kept.len() > census.target {
             let Some((proxy, id)) = self.least_useful(&kept) else { return };
             kept.remove(&proxy);
             self.close(id, CloseReason::Excess);
         }
+    }
+
+    /// As many tunnels as there should be: are they spread as well as they can be? If not, one more is sought now and
+    /// then; when it is up, the least useful one is surplus.
+    fn improve(&mut self, census: &Census, now: Mono) {
+        let uncovered = self.uncovered(census);
+        if census.counted.len() != census.target || uncovered.is_empty() {
+            self.improvement = Improvement::default();
+            return;
+        }
+        if let Some(Tunnel::Dialling { deadline, .. }) =
+            self.improvement.attempt.and_then(|id| self.tunnels.get(&id))
+        {
+            self.wake(*deadline);
+            return;
+        }
+        let due = match self.improvement.due {
+            Some(due) => due,
+            None => self.plan_improvement(now),
+        };
+        if now < due {
+            self.wake(due);
+            return;
+        }
+        if self.improvement.tries == 0 && now >= self.search.not_before {
+            self.search_anew();
+        }
+        match self.choose_improvement(&uncovered, now) {
+            Some((target, address)) => {
+                self.improvement.attempt = Some(self.start(target, address, now));
+                self.improvement.tries += 1;
+                if self.improvement.tries >= self.config.improve_tries {
+                    self.plan_improvement(now);
+                }
+                self.wake(now.after(self.config.dial_deadline));
+            }
+            None => {
+                let direct = uncovered.iter().map(|(id, _)| Target::Proxy(*id));
+                let shared = (0..self.bootstrap.len()).map(Target::Shared);
+                let times = direct.chain(shared).map(|target| self.until(target));
+                let later = times.chain([self.search.not_before]).filter(|at| *at > now).min();
+                let later = later.unwrap_or_else(|| self.plan_improvement(now));
+                self.wake(later);
+            }
+        }
+    }
+
+    /// A proxy in a zone without a tunnel at its own address, else whoever answers at a shared one. Addresses that have
+    /// failed may not work from here at all: they come last, and are tried again at the end of a search.
+    fn choose_improvement(
+        &mut self,
+        uncovered: &[(HostId, Option<HostPort>)],
+        now: Mono,
+    ) -> Option<(Target, HostPort)> {
+        let direct = uncovered
+            .iter()
+            .filter(|(id, _)| self.until(Target::Proxy(*id)) <= now)
+            .filter_map(|(id, address)| Some((*id, address.clone()?)))
+            .min_by_key(|(id, _)| (self.failed_wait(*id), self.rank(*id)));
+        let is_last = self.improvement.tries + 1 >= self.config.improve_tries;
+        match direct {
+            Some((id, address)) if self.failed_wait(id).is_zero() || is_last || self.bootstrap.is_empty() => {
+                Some((Target::Proxy(id), address))
+            }
+            Some(_) | None => self.choose_shared(now),
+        }
+    }
+
+    fn failed_wait(&self, proxy: HostId) -> Duration {
+        self.backoffs.get(&Target::Proxy(proxy)).map(|backoff| backoff.wait()).unwrap_or_default()
+    }
+
+    fn plan_improvement(&mut self, now: Mono) -> Mono {
+        let wait = self.improvement.wait.saturating_mul(2);
+        let wait = wait.clamp(self.config.improve_wait_min, self.config.improve_wait_max);
+        self.improvement.wait = wait;
+        self.improvement.tries = 0;
+        let due = now.after(self.jitter.between(wait / 2, wait));
+        self.improvement.due = Some(due);
+        due
+    }
+
+    /// Proxies in zones without a tunnel, if tunnels crowd in another zone.
+    fn uncovered(&self, census: &Census) -> Vec<(HostId, Option<HostPort>)> {
+        let zones = self.zones(census.counted.keys());
+        if !zones.iter().any(|(zone, count)| zone.is_some() && *count > 1) {
+            return Vec::new();
+        }
+        self.missing(census)
+            .filter(|proxy| proxy.zone.is_some() && !zones.contains_key(&proxy.zone))
+            .map(|proxy| (proxy.id, proxy.address.clone()))
+            .collect()
     }
 
     /// Unlisted proxies go first, then those in crowded zones, then the newest tunnels.
@@ -131,7 +232,7 @@ impl Pool {
         self.schedule_wake(census, now);
     }
 
-    fn start(&mut self, target: Target, address: HostPort, now: Mono) {
+    fn start(&mut self, target: Target, address: HostPort, now: Mono) -> TunnelId {
         let id = self.next_tunnel_id();
         let deadline = now.after(self.config.dial_deadline);
         let wanted = match target {
@@ -149,6 +250,7 @@ impl Pool {
         self.tunnels.insert(id, Tunnel::Dialling { target, started_at: now, deadline });
         let avoid = self.connected();
         self.effects.push_back(Effect::Dial { id, address, wanted, avoid, deadline });
+        id
     }
 
     fn search_tries_max(&self) -> u32 {
@@ -199,8 +301,7 @@ impl Pool {
             .filter_map(|proxy| Some((proxy, proxy.address.as_ref()?)))
             .min_by_key(|(proxy, _)| {
                 let crowd = zones.get(&proxy.zone).copied().unwrap_or(0);
-                let wait = self.backoffs.get(&Target::Proxy(proxy.id)).map(|backoff| backoff.wait());
-                (crowd, wait.unwrap_or_default(), self.rank(proxy.id))
+                (crowd, self.failed_wait(proxy.id), self.rank(proxy.id))
             })
             .map(|(proxy, address)| (proxy.id, address.clone()))
     }

@@ -351,11 +351,93 @@ fn a_change_of_strategy_is_followed_both_ways() {
     assert_eq!(rig.connected().len(), 5);
     rig.strategy(peering(2));
     rig.take();
+    assert!(rig.closes.is_empty(), "proxies have yet to connect to each other");
+    let changed = rig.now;
+    assert!(rig.wake());
+    assert!(rig.now >= changed.after(Config::default().excess_keep));
     assert_eq!(rig.closes.len(), 3);
     assert!(rig.closes.iter().all(|(_, reason)| *reason == CloseReason::Excess && reason.drains()));
     assert_eq!(rig.connected().len(), 2);
     let zones: Vec<u8> = rig.connected().iter().map(|n| n % 2).collect();
     assert!(zones.contains(&0) && zones.contains(&1), "the tunnels kept are in different zones");
+}
+
+#[test]
+fn fewer_tunnels_under_peering_are_given_up_at_once() {
+    let mut rig = Rig::new(peering(3));
+    let first = rig.dials.remove(0);
+    rig.up(&first, 1, 1);
+    rig.list((1..=5).map(direct).collect());
+    rig.answer_direct();
+    rig.strategy(peering(1));
+    rig.take();
+    assert_eq!((rig.closes.len(), rig.connected().len()), (2, 1));
+}
+
+/// Two tunnels in one zone, and a proxy in another that was not there at first.
+fn crowded(found: ProxyInfo) -> Rig {
+    let mut rig = Rig::new(peering(2));
+    let first = rig.dials.remove(0);
+    rig.up(&first, 1, 1);
+    rig.list(vec![direct(1), direct(3)]);
+    rig.answer_direct();
+    assert_eq!(rig.connected(), [1, 3]);
+    rig.list(vec![direct(1), direct(3), found]);
+    rig
+}
+
+#[test]
+fn tunnels_that_crowd_in_one_zone_are_spread_without_a_gap() {
+    let mut rig = crowded(direct(2));
+    assert!(rig.dials.is_empty(), "a proxy that has just come may go again");
+    rig.wake();
+    let dial = rig.only_dial();
+    assert_eq!((dial.wanted, rig.closes.len()), (Some(proxy(2)), 0));
+    rig.up(&dial, 2, 1);
+    assert_eq!(rig.closes.len(), 1);
+    assert_eq!(rig.closes[0].1, CloseReason::Excess);
+    assert!(rig.connected().contains(&2) && rig.connected().len() == 2);
+    assert!(rig.rests());
+}
+
+#[test]
+fn tunnels_that_a_balancer_chose_are_spread_too_in_bounded_tries() {
+    let mut rig = crowded(hidden(2));
+    let mut tries = 0;
+    while rig.connected().len() == 2 && !rig.connected().contains(&2) {
+        assert!(rig.wake() && tries < 10, "{tries} tries");
+        for dial in std::mem::take(&mut rig.dials) {
+            assert_eq!(dial.wanted, None);
+            tries += 1;
+            let here = Connected { proxy: proxy(1), incarnation: Incarnation(1) };
+            if tries < 4 {
+                rig.pool.handle_dial_failed(dial.id, DialFailure::AlreadyConnected(here), rig.now);
+                rig.take();
+            } else {
+                rig.up(&dial, 2, 1);
+            }
+        }
+    }
+    assert_eq!(rig.closes.len(), 1);
+    assert!(rig.rests());
+}
+
+#[test]
+fn a_zone_that_is_never_reached_costs_little() {
+    let mut rig = crowded(direct(2));
+    let mut dials = 0;
+    while rig.now < Mono::ZERO.after(Duration::from_secs(3 * 3600)) {
+        rig.now = rig.pool.poll_timeout().unwrap();
+        rig.pool.handle_timeout(rig.now);
+        rig.take();
+        for dial in std::mem::take(&mut rig.dials) {
+            dials += 1;
+            rig.pool.handle_dial_failed(dial.id, DialFailure::Failed, rig.now);
+            rig.take();
+        }
+    }
+    assert!((5..300).contains(&dials), "{dials} dials in three hours");
+    assert_eq!((rig.connected().len(), rig.closes.len()), (2, 0));
 }
 
 /// Tunnels to proxies 1 and 2 of three.

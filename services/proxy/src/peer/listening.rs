@@ -8,8 +8,9 @@ use tokio::sync::watch;
 use wayleave_net::{BindError, bind};
 use wayleave_runtime::Shutdown;
 
-/// How long peers are served after the strategy has changed: agents need time to connect to every proxy.
-const LEAVE_AFTER: Duration = Duration::from_secs(60);
+/// How long peers are served after the strategy has changed: agents need time to connect to every proxy, those behind a
+/// balancer several minutes.
+const LEAVE_AFTER: Duration = Duration::from_secs(600);
 /// Pause before a port that could not be had is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
