@@ -14,13 +14,16 @@ use tokio::sync::broadcast;
 use wayleave_api::auth::{ProxyRoutes, RouteUpdate};
 use wayleave_runtime::{Clock, Shutdown};
 use wayleave_store::{Event, Item, Revision, StoreError, Watch, WatchError};
-use wayleave_vocab::{HostId, Incarnation, Wall};
+use wayleave_vocab::{HostId, Incarnation, Mono, Wall};
 
 /// Most routes of one proxy.
 pub(crate) const ROUTES_MAX: usize = 200_000;
 /// How many changes a reader may be behind before it must start over.
 const CHANGES_BEHIND_MAX: usize = 4096;
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How long the agents of a proxy count as online when its lease was lost: the proxy may be well, and only Auth or the
+/// network between them away.
+const SUSPECT_FOR: Duration = Duration::from_secs(60);
 
 /// The routes of one proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,10 +143,19 @@ pub(crate) struct Routes {
 #[derive(Default)]
 struct State {
     proxies: BTreeMap<HostId, ProxyTable>,
+    /// What proxies published whose lease was lost, and until when it counts.
+    suspect: BTreeMap<HostId, (HashSet<HostId>, Mono)>,
     /// The last change that was seen.
     revision: Revision,
     last_seen: HashMap<HostId, Wall>,
     proxies_last_seen: HashMap<HostId, Wall>,
+}
+
+impl State {
+    fn tables(&self, now: Mono) -> impl Iterator<Item = &HashSet<HostId>> {
+        let suspect = self.suspect.values().filter(move |(_, until)| now < *until).map(|(hosts, _)| hosts);
+        self.proxies.values().map(|table| &table.hosts).chain(suspect)
+    }
 }
 
 impl Routes {
@@ -164,14 +176,16 @@ impl Routes {
         (all, state.revision, self.news.subscribe())
     }
 
-    /// True when some proxy holds a tunnel of the agent.
+    /// True when some proxy holds a tunnel of the agent, or did when its lease was lost a moment ago.
     pub(crate) fn is_online(&self, host: HostId) -> bool {
-        self.lock().proxies.values().any(|table| table.hosts.contains(&host))
+        let now = self.clock.mono();
+        self.lock().tables(now).any(|hosts| hosts.contains(&host))
     }
 
-    /// All agents that some proxy holds a tunnel of.
+    /// All agents of which that is true.
     pub(crate) fn online(&self) -> HashSet<HostId> {
-        self.lock().proxies.values().flat_map(|table| table.hosts.iter().copied()).collect()
+        let now = self.clock.mono();
+        self.lock().tables(now).flatten().copied().collect()
     }
 
     /// True when a proxy publishes routes now.
@@ -262,6 +276,7 @@ impl Routes {
             before.map(|b| b.hosts.difference(&table.hosts).copied().collect()).unwrap_or_default();
         state.last_seen.extend(ended.into_iter().map(|host| (host, now)));
         state.proxies.insert(proxy, table);
+        state.suspect.remove(&proxy);
         let routes = ProxyRoutes { proxy_id: proxy.to_string(), update: Some(update) };
         // Nobody may be listening. Sent under the lock, so that followers see each change once.
         let _ = self.news.send(RouteNews::Changed(Arc::new(routes), revision));
@@ -272,7 +287,10 @@ impl Routes {
         let mut state = self.lock();
         state.revision = state.revision.max(revision);
         let Some(table) = state.proxies.remove(&proxy) else { return };
-        state.last_seen.extend(table.hosts.into_iter().map(|host| (host, now)));
+        state.last_seen.extend(table.hosts.iter().map(|host| (*host, now)));
+        let mono = self.clock.mono();
+        state.suspect.retain(|_, (_, until)| mono < *until);
+        state.suspect.insert(proxy, (table.hosts, mono.after(SUSPECT_FOR)));
         state.proxies_last_seen.insert(proxy, now);
         let _ = self.news.send(RouteNews::LeaseLost(proxy, revision));
     }
@@ -326,6 +344,23 @@ mod tests {
             removed: bytes(removed),
             ..RouteUpdate::default()
         }
+    }
+
+    /// Auth stood still, the proxy did not: its lease ends, and it publishes again a moment later.
+    #[test]
+    fn a_lost_lease_takes_nobody_offline_at_once() {
+        let clock = Arc::new(wayleave_runtime::ManualClock::new(Wall::from_secs(1_700_000_000)));
+        let news = broadcast::channel(8).0;
+        let routes = Routes { state: Mutex::default(), news, clock: clock.clone() };
+        let table = |sequence, ids: &[u8]| ProxyTable::updated(None, &everything(sequence, ids)).unwrap();
+        routes.put(id(9), table(1, &[1, 2]), Revision::default());
+        routes.remove(id(9), Revision::default());
+        assert!(routes.is_online(id(1)) && routes.online().len() == 2 && !routes.proxy_is_online(id(9)));
+        routes.put(id(9), table(2, &[2]), Revision::default());
+        assert!(!routes.is_online(id(1)) && routes.is_online(id(2)), "the proxy knows better");
+        routes.remove(id(9), Revision::default());
+        clock.advance(SUSPECT_FOR);
+        assert!(!routes.is_online(id(2)) && routes.online().is_empty());
     }
 
     #[test]
