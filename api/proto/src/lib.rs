@@ -1,6 +1,6 @@
 //! Contracts between processes: the Auth Service, the control messages of agent tunnels and the peer service.
 //!
-//! The messages and stubs are generated from `proto/` at build time; there is no logic here.
+//! The messages and stubs are generated from `proto/` at build time; there is no logic here but reading a list as pairs.
 
 pub use generated::agent::v1 as agent;
 pub use generated::auth::v1 as auth;
@@ -29,6 +29,13 @@ mod generated {
         pub mod v1 {
             tonic::include_proto!("wayleave.peer.v1");
         }
+    }
+}
+
+impl auth::PolicySnapshot {
+    /// The succession of policy keys: the bytes of each link, and its signature.
+    pub fn links(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.successions.iter().map(|link| (link.payload.as_slice(), link.signature.as_slice()))
     }
 }
 

@@ -19,7 +19,9 @@ pub use gate::{
     VerifySignature,
 };
 pub use pin::{PINS_MAX, ParsePinError, Pin, parse_pins, pins_match};
-pub use rotation::{RotationError, SignerFor, advance, begin, next_phases, signer, trusted};
+pub use rotation::{
+    RotationError, SignerFor, advance, begin, is_issued_by_signer, next_phases, signer, trusted,
+};
 pub use snapshot::{
     DecodeSnapshotError, Delta, HEAD_BYTES_MAX, Head, SNAPSHOT_BYTES_MAX, SignedHead, Snapshot, SnapshotParts,
 };

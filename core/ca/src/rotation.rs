@@ -128,6 +128,14 @@ pub fn trusted(authority: &CertAuthoritySpec) -> impl Iterator<Item = &CaKeys> {
     authority.active.iter().chain(&authority.trusted)
 }
 
+/// True if a chain (leaf first, its authority last, PEM) was issued by the keys that sign now. A process whose own was not
+/// renews it, so that the old keys can go.
+pub fn is_issued_by_signer(chain_pem: &str, authority: &CertAuthoritySpec, for_whom: SignerFor) -> bool {
+    let Ok(keys) = signer(authority, for_whom) else { return true };
+    let Some(certificate) = &keys.x509_certificate_pem else { return true };
+    chain_pem.trim_end().ends_with(certificate.trim_end())
+}
+
 fn step(authority: &CertAuthoritySpec, to: RotationPhase) -> Result<(), RotationError> {
     if next_phases(authority.phase).contains(&to) { Ok(()) } else { Err(no_step(authority.phase, to)) }
 }
@@ -211,6 +219,24 @@ mod tests {
             check(&authority, "a", "a", &["a", "b"]);
             check(&advance(&authority, RotationPhase::Standby).unwrap(), "a", "a", &["a"]);
         }
+    }
+
+    #[test]
+    fn a_chain_is_renewed_when_other_keys_sign() {
+        let certified = |name: &str| CaKeys {
+            x509_certificate_pem: Some(format!("-----BEGIN-----\n{name}\n-----END-----\n")),
+            ..CaKeys::default()
+        };
+        let old = CertAuthoritySpec { active: vec![certified("a")], ..standby("a") };
+        let chain = "-----BEGIN-----\nleaf\n-----END-----\n-----BEGIN-----\na\n-----END-----";
+        let is_current = |authority| is_issued_by_signer(chain, authority, SignerFor::Servers);
+        let mut authority = begin(&old, certified("b")).unwrap();
+        assert!(is_current(&old) && is_current(&authority));
+        authority = advance(&authority, RotationPhase::UpdateClients).unwrap();
+        assert!(is_current(&authority));
+        authority = advance(&authority, RotationPhase::UpdateServers).unwrap();
+        assert!(!is_current(&authority));
+        assert!(is_current(&advance(&authority, RotationPhase::Rollback).unwrap()));
     }
 
     #[test]

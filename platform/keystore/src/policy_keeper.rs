@@ -9,7 +9,8 @@ use crate::trust::TrustStore;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use wayleave_ca::{
-    CaType, GateState, HeadOutcome, HeadRefusal, SignedHead, Snapshot, SnapshotGate, SnapshotRefusal, trusted,
+    CaType, GateState, HeadOutcome, HeadRefusal, SUCCESSIONS_MAX, SignedHead, SignedSuccession, Snapshot,
+    SnapshotGate, SnapshotRefusal, trusted,
 };
 use wayleave_vocab::{ClusterName, PolicyRevision, Wall};
 
@@ -119,6 +120,32 @@ impl PolicyKeeper {
         Ok(inner.gate.wanted().is_some())
     }
 
+    /// The succession of policy keys came, oldest first: each as its bytes and the signature of the key that went. One
+    /// that leads nowhere from what is trusted here changes nothing.
+    pub fn accept_successions<'a>(&self, links: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) {
+        let chain: Vec<SignedSuccession> = links
+            .into_iter()
+            .take(SUCCESSIONS_MAX + 1)
+            .map(|(bytes, signature)| SignedSuccession {
+                bytes: bytes.to_vec(),
+                signature: signature.to_vec(),
+            })
+            .collect();
+        if chain.is_empty() {
+            return;
+        }
+        let mut inner = self.lock();
+        let before = inner.gate.state().keys.clone();
+        if let Err(error) = inner.gate.handle_successions(&chain, &verify) {
+            tracing::debug!(%error, "the succession of policy keys does not continue what is trusted here");
+        }
+        if inner.gate.state().keys != before {
+            tracing::info!("the policy authority has a new key, which the old one vouches for");
+            inner.unwritten.state = true;
+            inner.write();
+        }
+    }
+
     /// A snapshot came with its head. It is in use when this returns; one that is in use already does nothing.
     ///
     /// # Errors
@@ -193,6 +220,10 @@ fn wrote(result: Result<(), IdentityDirError>) -> bool {
     result.is_ok()
 }
 
+fn verify(key: &str, message: &[u8], signature: &[u8]) -> bool {
+    verify_policy_signature(key, message, signature).is_ok()
+}
+
 /// Believes a head.
 fn handle_head(
     inner: &mut Inner,
@@ -201,9 +232,6 @@ fn handle_head(
     now: Wall,
 ) -> Result<(), PolicyKeeperError> {
     let signed = SignedHead { bytes: payload.to_vec(), signature: signature.to_vec() };
-    let verify = |key: &str, message: &[u8], signature: &[u8]| {
-        verify_policy_signature(key, message, signature).is_ok()
-    };
     let outcome = inner.gate.handle_head(&signed, &verify, now).map_err(PolicyKeeperError::Head)?;
     inner.unwritten.state |= outcome == HeadOutcome::Newer;
     Ok(())

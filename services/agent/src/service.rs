@@ -91,6 +91,7 @@ impl Shared {
     pub(crate) fn accept_policy(&self, snapshot: &PolicySnapshot) -> Result<(), PolicyKeeperError> {
         let Some(head) = &snapshot.head else { return Ok(()) };
         let now = self.clock.wall();
+        self.config.policy.accept_successions(snapshot.links());
         self.config.policy.accept_snapshot(&snapshot.payload, &head.payload, &head.signature, now)
     }
 

@@ -105,12 +105,13 @@ impl AuthCore {
              version: {IDENTITY_FILE_VERSION}\ncluster: {cluster}\nauth: {auth_address}\n"
         );
         let (tls_key, ssh_key) = (tls.to_pem(), ssh.to_openssh("wayleave local admin"));
+        let host_ca_pem = self.authorities.host_ca_pem();
         let blocks = [
             tls_key.expose_secret(),
             &issued.tls_chain_pem,
             ssh_key.as_str(),
             &issued.ssh_certificate,
-            self.authorities.host_ca_pem(),
+            &host_ca_pem,
         ];
         for block in blocks {
             text.push_str(block.trim_end());
@@ -128,12 +129,18 @@ pub fn admin_identity_path(data_dir: &Path) -> PathBuf {
     data_dir.join(ADMIN_IDENTITY_FILE)
 }
 
-/// Writes the identity again when a third of its life has passed, until shutdown.
+/// Writes the identity again when a third of its life has passed and when an authority has rotated, until shutdown.
 pub(crate) async fn run(core: Arc<AuthCore>, auth_address: String, shutdown: Shutdown) {
     let mut written = core.clock.wall();
-    while shutdown.until(tokio::time::sleep(REVIEW_INTERVAL)).await.is_some() {
+    let mut changes = core.authorities.changes();
+    loop {
+        let has_rotated = tokio::select! {
+            () = shutdown.requested() => return,
+            changed = changes.changed() => changed.is_ok(),
+            () = tokio::time::sleep(REVIEW_INTERVAL) => false,
+        };
         let now = core.clock.wall();
-        if now.since(written) < core.config.lifetimes.local_admin / 3 {
+        if !has_rotated && now.since(written) < core.config.lifetimes.local_admin / 3 {
             continue;
         }
         match core.write_admin_identity(&auth_address) {

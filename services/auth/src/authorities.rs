@@ -3,22 +3,28 @@
 //! Who may be issued what is decided by the callers (`join.rs`, `user_certificates.rs`); here is only the form. A
 //! certificate is never issued for a key that is itself a certificate, nor for another type of key than ours.
 
+use crate::authority_keys::{Authority, CertificateKeys, Generation, SshKeys};
+use crate::authority_rotation::read_successions;
 use crate::keys;
+use crate::records::Records;
 use crate::request_error::RequestError;
+use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use wayleave_api::auth::PublicKeys;
-use wayleave_ca::{SshCertTemplate, SshCertType};
+use wayleave_ca::{SignerFor, SshCertTemplate, SshCertType};
 use wayleave_identity::{HostPrincipal, Principal, SSH_EXTENSION, UserPrincipal};
-use wayleave_keystore::{AuthorityError, PolicySigner, X509Authority, X509Request, pin_of_certificate};
-use wayleave_resource::{CaKeys, CaType, CertAuthority, CertAuthoritySpec, Metadata, RotationPhase};
+use wayleave_keystore::{AuthorityError, PolicySigner, X509Request, pin_of_certificate};
+use wayleave_resource::{CaType, CertAuthoritySpec};
 use wayleave_runtime::random_bytes;
 use wayleave_ssh::{CertType, Certificate, CertificateTemplate, KeyPair, Options, PublicKey};
-use wayleave_store::{Key, Operation};
-use wayleave_vocab::{ClusterName, Secret, Wall};
+use wayleave_store::{Operation, StoreError};
+use wayleave_vocab::{ClusterName, Wall};
 
 /// How far the start of validity lies back, for clocks that are behind.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
@@ -29,38 +35,41 @@ const SSH_KEY_BYTES_MAX: usize = 1024;
 /// The principal of a user without logins: no account can have this name.
 const NO_LOGIN: &str = "-wayleave-no-login";
 
-/// The authorities that this build creates and uses.
-const IN_USE: [CaType; 4] = [CaType::User, CaType::Host, CaType::Policy, CaType::Openssh];
-/// Those that every cluster has had from its beginning.
-const FIRST: [CaType; 3] = [CaType::User, CaType::Host, CaType::Policy];
-
-/// An authority as stored, with its private keys. Never `Debug`.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AuthorityRecord {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    ssh_seed: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    x509_certificate_pem: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    x509_private_key_pem: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    policy_seed: Option<String>,
-}
-
-/// All authorities, ready to sign.
+/// All authorities, ready to sign. They change while the service runs, when one of them rotates.
 pub(crate) struct Authorities {
     cluster: ClusterName,
-    user: CertificateAuthority,
-    host: CertificateAuthority,
-    policy: PolicySigner,
-    /// Signs SSH certificates only.
-    openssh: KeyPair,
+    held: ArcSwap<Held>,
+    /// Counts the changes.
+    changes: watch::Sender<u64>,
 }
 
-struct CertificateAuthority {
-    ssh: KeyPair,
-    x509: X509Authority,
+/// The authorities as they stand.
+#[derive(Clone)]
+pub(crate) struct Held {
+    pub(crate) user: Authority<CertificateKeys>,
+    pub(crate) host: Authority<CertificateKeys>,
+    pub(crate) policy: Authority<PolicySigner>,
+    /// Signs SSH certificates only.
+    pub(crate) openssh: Authority<SshKeys>,
+    /// How the keys of the policy authority followed each other.
+    pub(crate) successions: Successions,
+}
+
+/// Successions of the policy key, oldest first: the bytes of each, and the signature of the key that went.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Successions(pub(crate) Vec<(Vec<u8>, Vec<u8>)>);
+
+impl Held {
+    /// The public part of an authority, if this build has it.
+    pub(crate) fn spec(&self, ca_type: CaType) -> Option<&CertAuthoritySpec> {
+        match ca_type {
+            CaType::User => Some(self.user.spec()),
+            CaType::Host => Some(self.host.spec()),
+            CaType::Policy => Some(self.policy.spec()),
+            CaType::Openssh => Some(self.openssh.spec()),
+            CaType::DbServer | CaType::DbClient | CaType::Jwt => None,
+        }
+    }
 }
 
 /// An authority that cannot be made or read.
@@ -80,6 +89,23 @@ pub enum AuthoritiesError {
         "the stored keys of the {0} certificate authority are damaged: restore the backend from a backup"
     )]
     Stored(CaType),
+}
+
+/// Authorities that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error("the authorities cannot be read")]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Authorities(#[from] AuthoritiesError),
+    #[error("the succession of policy keys cannot be read: {0}")]
+    Successions(String),
+}
+
+impl From<RequestError> for LoadError {
+    fn from(error: RequestError) -> Self {
+        Self::Successions(error.to_string())
+    }
 }
 
 /// Both certificates of one key pair.
@@ -127,84 +153,86 @@ pub(crate) struct SshPermits {
 }
 
 impl Authorities {
+    fn new(cluster: &ClusterName, held: Held) -> Self {
+        Self { cluster: cluster.clone(), held: ArcSwap::from_pointee(held), changes: watch::Sender::new(0) }
+    }
+
     /// New authorities, and the operations that store them: private keys in their own family, public parts as resources.
     pub(crate) fn generate(
         cluster: &ClusterName,
         now: Wall,
     ) -> Result<(Self, Vec<Operation>), AuthoritiesError> {
-        let make = |ca_type: CaType| {
-            let x509 = X509Authority::generate(&format!("{ca_type} CA of {cluster}"), random_bytes(), now)
-                .map_err(|source| AuthoritiesError::X509 { ca_type, source })?;
-            Ok(CertificateAuthority { ssh: KeyPair::from_seed(&random_bytes()), x509 })
+        let held = Held {
+            user: Authority::generate(CaType::User, cluster, now)?,
+            host: Authority::generate(CaType::Host, cluster, now)?,
+            policy: Authority::generate(CaType::Policy, cluster, now)?,
+            openssh: Authority::generate(CaType::Openssh, cluster, now)?,
+            successions: Successions::default(),
         };
-        let policy = PolicySigner::from_seed(&random_bytes::<32>())
-            .map_err(|_| AuthoritiesError::Stored(CaType::Policy))?;
-        let authorities = Self {
-            cluster: cluster.clone(),
-            user: make(CaType::User)?,
-            host: make(CaType::Host)?,
-            policy,
-            openssh: KeyPair::from_seed(&random_bytes()),
+        let operations = [
+            held.user.operations(),
+            held.host.operations(),
+            held.policy.operations(),
+            held.openssh.operations(),
+        ]
+        .concat();
+        Ok((Self::new(cluster, held), operations))
+    }
+
+    /// Reads what is stored.
+    pub(crate) async fn load(records: &Records, cluster: &ClusterName) -> Result<Self, LoadError> {
+        let held = Held {
+            user: stored(records, CaType::User, cluster).await?,
+            host: stored(records, CaType::Host, cluster).await?,
+            policy: stored(records, CaType::Policy, cluster).await?,
+            openssh: stored(records, CaType::Openssh, cluster).await?,
+            successions: read_successions(records).await?,
         };
-        let operations = IN_USE.iter().flat_map(|ca_type| authorities.store(*ca_type)).collect();
-        Ok((authorities, operations))
+        Ok(Self::new(cluster, held))
     }
 
-    /// Where the private keys of each authority are, in the order that [`Authorities::read`] wants them.
-    pub(crate) fn stored_at() -> [Key; 3] {
-        FIRST.map(|ca_type| keys::authority(ca_type.as_str()))
-    }
-
-    /// Where the private key of the openssh authority is. Clusters of earlier releases have none.
-    pub(crate) fn openssh_stored_at() -> Key {
-        keys::authority(CaType::Openssh.as_str())
-    }
-
-    /// A new openssh authority: its private record and the operations that store it.
-    pub(crate) fn generate_openssh(cluster: &ClusterName) -> Vec<Operation> {
-        store_openssh(cluster, &KeyPair::from_seed(&random_bytes()))
-    }
-
-    /// Reads what [`Authorities::generate`] stored.
-    pub(crate) fn read(
-        cluster: &ClusterName,
-        records: [&[u8]; 3],
-        openssh: &[u8],
-    ) -> Result<Self, AuthoritiesError> {
-        let [user, host, policy] = records;
-        let policy: AuthorityRecord = parse(CaType::Policy, policy)?;
-        let policy = policy
-            .policy_seed
-            .and_then(|seed| unhex(&seed))
-            .and_then(|seed| PolicySigner::from_seed(&seed).ok())
-            .ok_or(AuthoritiesError::Stored(CaType::Policy))?;
-        Ok(Self {
-            cluster: cluster.clone(),
-            user: CertificateAuthority::read(CaType::User, user)?,
-            host: CertificateAuthority::read(CaType::Host, host)?,
-            policy,
-            openssh: read_ssh(CaType::Openssh, parse(CaType::Openssh, openssh)?)?,
-        })
-    }
-
-    fn store(&self, ca_type: CaType) -> Vec<Operation> {
-        let (record, public) = match ca_type {
-            CaType::User => self.user.records(),
-            CaType::Host => self.host.records(),
-            CaType::Policy => {
-                let record = AuthorityRecord {
-                    ssh_seed: None,
-                    x509_certificate_pem: None,
-                    x509_private_key_pem: None,
-                    policy_seed: Some(hex(self.policy.seed().expose_secret())),
-                };
-                let signing_public_key_pem = Some(self.policy.public_key_pem());
-                (record, CaKeys { signing_public_key_pem, ..CaKeys::default() })
+    /// Takes over authorities that have changed in the backend: here, or in another Auth Service. `public` are their
+    /// public parts as they are known.
+    pub(crate) async fn follow(
+        &self,
+        records: &Records,
+        public: Vec<CertAuthoritySpec>,
+    ) -> Result<(), LoadError> {
+        let mut held = Held::clone(&self.held.load());
+        let mut changed = false;
+        for spec in public {
+            if held.spec(spec.ca_type).is_none_or(|known| *known == spec) {
+                continue;
             }
-            CaType::Openssh => return store_openssh(&self.cluster, &self.openssh),
-            CaType::DbServer | CaType::DbClient | CaType::Jwt => return Vec::new(),
-        };
-        store(&self.cluster, ca_type, &record, public)
+            changed = true;
+            match spec.ca_type {
+                CaType::User => held.user = stored(records, CaType::User, &self.cluster).await?,
+                CaType::Host => held.host = stored(records, CaType::Host, &self.cluster).await?,
+                CaType::Policy => {
+                    held.policy = stored(records, CaType::Policy, &self.cluster).await?;
+                    held.successions = read_successions(records).await?;
+                }
+                CaType::Openssh => {
+                    held.openssh = stored(records, CaType::Openssh, &self.cluster).await?;
+                }
+                CaType::DbServer | CaType::DbClient | CaType::Jwt => {}
+            }
+        }
+        if changed {
+            self.held.store(Arc::new(held));
+            self.changes.send_modify(|count| *count += 1);
+        }
+        Ok(())
+    }
+
+    /// The authorities as they stand.
+    pub(crate) fn held(&self) -> Arc<Held> {
+        self.held.load_full()
+    }
+
+    /// Woken when an authority has changed.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// The name in every certificate.
@@ -212,39 +240,40 @@ impl Authorities {
         &self.cluster
     }
 
-    /// Host CA certificates, PEM.
-    pub(crate) fn host_ca_pem(&self) -> &str {
-        self.host.x509.certificate_pem()
+    /// Host CA certificates that are trusted, PEM.
+    pub(crate) fn host_ca_pem(&self) -> String {
+        self.held().host.generations().map(|keys| keys.x509.certificate_pem()).collect()
     }
 
-    /// User CA certificates, PEM.
-    pub(crate) fn user_ca_pem(&self) -> &str {
-        self.user.x509.certificate_pem()
+    /// User CA certificates that are trusted, PEM.
+    pub(crate) fn user_ca_pem(&self) -> String {
+        self.held().user.generations().map(|keys| keys.x509.certificate_pem()).collect()
     }
 
     /// Host CA keys for known_hosts, without marker or pattern.
     pub(crate) fn host_ca_ssh(&self) -> Vec<String> {
-        vec![self.host.ssh.public_key().to_openssh()]
+        self.held().host.generations().map(|keys| keys.ssh.public_key().to_openssh()).collect()
     }
 
     /// SSH keys that users' certificates are verified with.
     pub(crate) fn user_ca_keys(&self) -> Vec<PublicKey> {
-        vec![self.user.ssh.public_key()]
+        self.held().user.generations().map(|keys| keys.ssh.public_key()).collect()
     }
 
     /// SSH keys that processes' certificates are verified with.
     pub(crate) fn host_ca_keys(&self) -> Vec<PublicKey> {
-        vec![self.host.ssh.public_key()]
+        self.held().host.generations().map(|keys| keys.ssh.public_key()).collect()
     }
 
     /// Keys for `TrustedUserCAKeys` of machines that are entered by a proxy.
     pub(crate) fn openssh_ca_ssh(&self) -> Vec<String> {
-        vec![self.openssh.public_key().to_openssh()]
+        self.held().openssh.generations().map(|keys| keys.0.public_key().to_openssh()).collect()
     }
 
     /// Authenticates what Auth itself gave out a moment ago. Every instance of Auth can check it.
     pub(crate) fn mac(&self, purpose: &str, message: &[u8]) -> Vec<u8> {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, self.openssh.expose_seed());
+        let held = self.held();
+        let key = hmac::Key::new(hmac::HMAC_SHA256, held.openssh.signer(SignerFor::Clients).0.expose_seed());
         let mut context = hmac::Context::with_key(&key);
         context.update(purpose.as_bytes());
         context.update(&[0]);
@@ -258,7 +287,7 @@ impl Authorities {
         template: SshCertTemplate,
         key: PublicKey,
     ) -> Result<Certificate, RequestError> {
-        sign(&self.openssh, template, key)
+        sign(&self.held().openssh.signer(SignerFor::Clients).0, template, key)
     }
 
     /// An SSH certificate of the host authority.
@@ -267,17 +296,29 @@ impl Authorities {
         template: SshCertTemplate,
         key: PublicKey,
     ) -> Result<Certificate, RequestError> {
-        sign(&self.host.ssh, template, key)
+        sign(&self.held().host.signer(SignerFor::Servers).ssh, template, key)
     }
 
-    /// What a joining process is given as `ca_pin`.
+    /// What a joining process is given as `ca_pin`: one for each host CA key that is trusted.
     pub(crate) fn pins(&self) -> Vec<String> {
-        pin_of_certificate(self.host.x509.certificate_der()).into_iter().collect()
+        let held = self.held();
+        held.host.generations().filter_map(|keys| pin_of_certificate(keys.x509.certificate_der())).collect()
     }
 
-    /// Signs policy.
-    pub(crate) fn policy(&self) -> &PolicySigner {
-        &self.policy
+    /// The pin of the host CA key that signs now.
+    pub(crate) fn host_signer_pin(&self) -> String {
+        let held = self.held();
+        pin_of_certificate(held.host.signer(SignerFor::Servers).x509.certificate_der()).unwrap_or_default()
+    }
+
+    /// Signs with the policy authority.
+    pub(crate) fn sign_policy(&self, message: &[u8]) -> Vec<u8> {
+        self.held().policy.signer(SignerFor::Servers).sign(message)
+    }
+
+    /// The keys by which policy may be signed, SubjectPublicKeyInfo in PEM.
+    pub(crate) fn policy_keys(&self) -> Vec<String> {
+        self.held().policy.generations().map(PolicySigner::public_key_pem).collect()
     }
 
     /// Certificates for a user.
@@ -316,7 +357,7 @@ impl Authorities {
             extensions.insert(name.to_owned(), String::new());
         }
         let ssh = SshRequest { kind: CertType::User, key_id: user.name.as_str(), principals, extensions };
-        self.user.issue(&x509, ssh, keys)
+        self.held().user.signer(SignerFor::Clients).issue(&x509, ssh, keys)
     }
 
     /// Certificates for a process. The names are those of its TLS and SSH servers.
@@ -348,7 +389,7 @@ impl Authorities {
             principals: names.dns_names.iter().cloned().chain(addresses).collect(),
             extensions: identity_extension(&principal),
         };
-        self.host.issue(&x509, ssh, keys)
+        self.held().host.signer(SignerFor::Servers).issue(&x509, ssh, keys)
     }
 }
 
@@ -366,32 +407,7 @@ struct SshRequest<'a> {
     extensions: Options,
 }
 
-impl CertificateAuthority {
-    fn read(ca_type: CaType, record: &[u8]) -> Result<Self, AuthoritiesError> {
-        let damaged = || AuthoritiesError::Stored(ca_type);
-        let mut record: AuthorityRecord = parse(ca_type, record)?;
-        let certificate = record.x509_certificate_pem.take().ok_or_else(damaged)?;
-        let key = Secret::new(record.x509_private_key_pem.take().ok_or_else(damaged)?);
-        let x509 = X509Authority::from_pem(&certificate, &key)
-            .map_err(|source| AuthoritiesError::X509 { ca_type, source })?;
-        Ok(Self { ssh: read_ssh(ca_type, record)?, x509 })
-    }
-
-    fn records(&self) -> (AuthorityRecord, CaKeys) {
-        let record = AuthorityRecord {
-            ssh_seed: Some(hex(self.ssh.expose_seed())),
-            x509_certificate_pem: Some(self.x509.certificate_pem().to_owned()),
-            x509_private_key_pem: Some(self.x509.private_key_pem().expose_secret().to_owned()),
-            policy_seed: None,
-        };
-        let public = CaKeys {
-            ssh_public_key: Some(self.ssh.public_key().to_openssh()),
-            x509_certificate_pem: Some(self.x509.certificate_pem().to_owned()),
-            signing_public_key_pem: None,
-        };
-        (record, public)
-    }
-
+impl CertificateKeys {
     fn issue(
         &self,
         x509: &X509Request<'_>,
@@ -423,39 +439,6 @@ impl CertificateAuthority {
             ssh_certificate: certificate.to_openssh(),
         })
     }
-}
-
-fn read_ssh(ca_type: CaType, record: AuthorityRecord) -> Result<KeyPair, AuthoritiesError> {
-    let damaged = || AuthoritiesError::Stored(ca_type);
-    let seed = record.ssh_seed.and_then(|seed| unhex(&seed)).ok_or_else(damaged)?;
-    let seed: [u8; 32] = seed.try_into().map_err(|_| damaged())?;
-    Ok(KeyPair::from_seed(&seed))
-}
-
-fn store_openssh(cluster: &ClusterName, key: &KeyPair) -> Vec<Operation> {
-    let record = AuthorityRecord {
-        ssh_seed: Some(hex(key.expose_seed())),
-        x509_certificate_pem: None,
-        x509_private_key_pem: None,
-        policy_seed: None,
-    };
-    let public = CaKeys { ssh_public_key: Some(key.public_key().to_openssh()), ..CaKeys::default() };
-    store(cluster, CaType::Openssh, &record, public)
-}
-
-fn store(cluster: &ClusterName, ca_type: CaType, record: &AuthorityRecord, public: CaKeys) -> Vec<Operation> {
-    let resource = CertAuthority {
-        metadata: Metadata::default(),
-        spec: CertAuthoritySpec {
-            ca_type,
-            cluster: cluster.clone(),
-            phase: RotationPhase::Standby,
-            active: vec![public],
-            trusted: Vec::new(),
-        },
-    };
-    let private = crate::records::put(keys::authority(ca_type.as_str()), record);
-    vec![private, crate::resource_store::put_operation(&resource.into())]
 }
 
 fn sign(authority: &KeyPair, template: SshCertTemplate, key: PublicKey) -> Result<Certificate, RequestError> {
@@ -495,14 +478,12 @@ fn identity_extension(principal: &Principal) -> Options {
     Options::from([(SSH_EXTENSION.to_owned(), json)])
 }
 
-fn parse(ca_type: CaType, record: &[u8]) -> Result<AuthorityRecord, AuthoritiesError> {
-    serde_json::from_slice(record).map_err(|_| AuthoritiesError::Stored(ca_type))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    data_encoding::HEXLOWER.encode(bytes)
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    data_encoding::HEXLOWER.decode(text.as_bytes()).ok()
+async fn stored<K: Generation>(
+    records: &Records,
+    ca_type: CaType,
+    cluster: &ClusterName,
+) -> Result<Authority<K>, LoadError> {
+    let item = records.backend().get(&keys::authority(ca_type.as_str())).await?;
+    let item = item.ok_or(AuthoritiesError::Stored(ca_type))?;
+    Ok(Authority::read(ca_type, cluster, &item.value)?)
 }

@@ -82,6 +82,10 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     ("/wayleave.auth.v1.Admin/CreateUser", Rule::User(RuleTarget::Kind(Kind::User), AdminVerb::Create)),
     ("/wayleave.auth.v1.Admin/ResetUser", Rule::User(RuleTarget::Kind(Kind::User), AdminVerb::Update)),
     ("/wayleave.auth.v1.Admin/SignUser", Rule::User(SIGN_USER.0, SIGN_USER.1)),
+    (
+        "/wayleave.auth.v1.Admin/RotateAuthority",
+        Rule::User(RuleTarget::Kind(Kind::CertAuthority), AdminVerb::Update),
+    ),
     ("/wayleave.auth.v1.Admin/Explain", Rule::AnyUser),
     ("/wayleave.auth.v1.Admin/SearchEvents", Rule::User(EVENT, AdminVerb::List)),
     ("/wayleave.auth.v1.Admin/ListNodes", Rule::AnyUser),

@@ -3,13 +3,12 @@
 //! A crash before the batch leaves nothing, a crash after it leaves everything; of two first starts one makes the
 //! cluster and the other finds it.
 
-use crate::authorities::{Authorities, AuthoritiesError};
+use crate::authorities::{Authorities, AuthoritiesError, LoadError};
 use crate::config::AuthConfig;
 use crate::keys;
 use crate::records::{Records, decode, decode_resource, put};
 use crate::request_error::RequestError;
 use crate::resource_store::put_operation;
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use wayleave_keystore::{IdentityDir, IdentityDirError};
 use wayleave_policy::presets;
@@ -103,7 +102,7 @@ pub(crate) async fn bootstrap(
             configured: config.cluster_name.clone(),
         });
     }
-    let authorities = read_authorities(records, &cluster.name).await?;
+    let authorities = Authorities::load(records, &cluster.name).await?;
     apply_settings(config, records).await?;
     Ok(Bootstrapped { cluster, authorities, host_id, created })
 }
@@ -139,36 +138,6 @@ async fn create(config: &AuthConfig, records: &Records, now: Wall) -> Result<boo
         Err(StoreError::AlreadyExists { .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }
-}
-
-async fn read_authorities(records: &Records, cluster: &ClusterName) -> Result<Authorities, BootstrapError> {
-    let mut found = Vec::new();
-    for key in Authorities::stored_at() {
-        let item = records.backend().get(&key).await?;
-        let item = item.ok_or_else(|| BootstrapError::Damaged(format!("{key} is missing")))?;
-        found.push(item.value);
-    }
-    let [user, host, policy] = found.as_slice() else {
-        return Err(BootstrapError::Damaged("an authority is missing".to_owned()));
-    };
-    let openssh = openssh_record(records, cluster).await?;
-    Ok(Authorities::read(cluster, [user, host, policy], &openssh)?)
-}
-
-/// The openssh authority, made now where the cluster began with an earlier release.
-async fn openssh_record(records: &Records, cluster: &ClusterName) -> Result<Bytes, BootstrapError> {
-    let key = Authorities::openssh_stored_at();
-    for _ in 0..ATTEMPTS_MAX {
-        if let Some(item) = records.backend().get(&key).await? {
-            return Ok(item.value);
-        }
-        let operations = Authorities::generate_openssh(cluster);
-        match records.commit(vec![Condition::Absent(key.clone())], operations).await {
-            Ok(_) | Err(StoreError::AlreadyExists { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(BootstrapError::Damaged(format!("{key} is missing")))
 }
 
 /// Settings of the file win over what is stored; what the file does not say stays.
@@ -226,6 +195,16 @@ async fn apply(
         }
     }
     Err(BootstrapError::Damaged(format!("the {kind} is being written by too many at once")))
+}
+
+impl From<LoadError> for BootstrapError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Store(error) => Self::Store(error),
+            LoadError::Authorities(error) => Self::Authorities(error),
+            LoadError::Successions(what) => Self::Damaged(what),
+        }
+    }
 }
 
 impl From<RequestError> for BootstrapError {

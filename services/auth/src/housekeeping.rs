@@ -129,7 +129,7 @@ impl AuthCore {
         }
         let cluster = self.authorities.cluster().clone();
         let bytes = Checkpoint { cluster, chain, time: self.clock.wall() }.encode();
-        let signature = self.authorities.policy().sign(&SignedCheckpoint::message(&bytes));
+        let signature = self.authorities.sign_policy(&SignedCheckpoint::message(&bytes));
         let checkpoint = CheckpointRecord { bytes, signature };
         let operations = vec![
             put(keys::audit_checkpoint(chain.length), &checkpoint),

@@ -40,6 +40,8 @@ pub(crate) struct HostRecord {
     pub(crate) renewed_at: Wall,
     /// Public name of the token, or `static`.
     pub(crate) token: String,
+    /// Pin of the host CA key that signed its certificates.
+    pub(crate) signed_by: String,
 }
 
 /// What a token was found to allow.
@@ -107,6 +109,7 @@ impl AuthCore {
             joined_at: now,
             renewed_at: now,
             token: grant.name,
+            signed_by: self.authorities.host_signer_pin(),
         };
         self.check_names(&record, None)?;
         let response =
@@ -144,6 +147,7 @@ impl AuthCore {
         let before = record.clone();
         record.extra_names = parse_names(&request.additional_principals)?;
         record.renewed_at = now;
+        record.signed_by = self.authorities.host_signer_pin();
         self.check_names(&record, Some(&before))?;
         let response = self.issue_host(&record, &wanted, &order, &keys, now)?;
         let event = audit_events::host_certificates(&record, now.after(self.config.lifetimes.host));
@@ -178,6 +182,7 @@ impl AuthCore {
         record.system_roles = wish.roles;
         record.extra_names = wish.extra_names;
         record.renewed_at = now;
+        record.signed_by = self.authorities.host_signer_pin();
         record.token = grant.name;
         self.check_names(&record, Some(&before))?;
         let response =
@@ -374,8 +379,8 @@ impl AuthCore {
         Ok(TrustBundle {
             snapshot: Some(published.snapshot.clone()),
             head: Some(published.head.clone()),
-            policy_keys_pem: vec![self.authorities.policy().public_key_pem()],
-            host_ca_pem: self.authorities.host_ca_pem().to_owned(),
+            policy_keys_pem: self.authorities.policy_keys(),
+            host_ca_pem: self.authorities.host_ca_pem(),
         })
     }
 

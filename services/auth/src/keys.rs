@@ -105,6 +105,11 @@ pub(crate) fn policy_snapshot() -> Key {
     below(&policy(), "snapshot")
 }
 
+/// How the keys of the policy authority followed each other.
+pub(crate) fn policy_successions() -> Key {
+    below(&policy(), "successions")
+}
+
 /// Routes, one entry for each proxy, under its lease.
 pub(crate) fn routes() -> Key {
     family("/routes")

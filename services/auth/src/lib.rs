@@ -10,6 +10,8 @@ mod audit_events;
 mod audit_log;
 mod auth_core;
 mod authorities;
+mod authority_keys;
+mod authority_rotation;
 mod authorization;
 mod base64_bytes;
 mod bootstrap;

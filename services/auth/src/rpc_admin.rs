@@ -3,6 +3,7 @@
 use crate::audit_events::Author;
 use crate::audit_log::{SEARCH_RESULTS_MAX, SearchQuery};
 use crate::auth_core::AuthCore;
+use crate::authority_rotation::phase_word;
 use crate::gate::Caller;
 use crate::mirror::Mirrored;
 use crate::node_list::parse_kind;
@@ -18,8 +19,8 @@ use wayleave_api::auth::{
     CreateUserRequest, DeleteResourceResponse, ExplainRequest, ExplainResponse, ForgetHostKeyRequest,
     ForgetHostKeyResponse, GetStatusRequest, GetStatusResponse, InviteResponse, ListNodesRequest,
     ListNodesResponse, ListResourcesRequest, ListResourcesResponse, ResetUserRequest, ResourceEvent,
-    ResourceJson, ResourceRef, ResourceWrite, SearchEventsRequest, SearchEventsResponse, SignUserRequest,
-    UserCertificates, WatchResourcesRequest,
+    ResourceJson, ResourceRef, ResourceWrite, RotateAuthorityRequest, RotateAuthorityResponse,
+    SearchEventsRequest, SearchEventsResponse, SignUserRequest, UserCertificates, WatchResourcesRequest,
 };
 use wayleave_identity::UserPrincipal;
 use wayleave_resource::{AdminVerb, Kind, Resource, RuleTarget};
@@ -258,6 +259,15 @@ impl Admin for AdminService {
         Ok(Response::new(self.core.sign_user(request.into_inner(), &user).await?))
     }
 
+    async fn rotate_authority(
+        &self,
+        request: Request<RotateAuthorityRequest>,
+    ) -> Result<Response<RotateAuthorityResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let author = Author::of(caller.user()?, caller.client_address);
+        Ok(Response::new(self.core.rotate_authority(request.get_ref(), &author).await?))
+    }
+
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
         let caller = Caller::of(&request)?;
         Ok(Response::new(self.core.explain(caller.user()?, request.get_ref())?))
@@ -325,7 +335,7 @@ impl AuthCore {
     }
 }
 
-fn ca_status(resource: &Resource) -> Option<CaStatus> {
+pub(crate) fn ca_status(resource: &Resource) -> Option<CaStatus> {
     let Resource::CertAuthority(authority) = resource else { return None };
     let keys = authority.spec.active.iter().chain(&authority.spec.trusted);
     let fingerprints = keys
@@ -333,10 +343,9 @@ fn ca_status(resource: &Resource) -> Option<CaStatus> {
         .filter_map(|line| wayleave_ssh::PublicKey::from_openssh(line).ok())
         .map(|key| key.fingerprint())
         .collect();
-    let phase = serde_json::to_value(authority.spec.phase).ok();
     Some(CaStatus {
         r#type: authority.spec.ca_type.to_string(),
-        phase: phase.and_then(|phase| phase.as_str().map(str::to_owned)).unwrap_or_default(),
+        phase: phase_word(authority.spec.phase).to_owned(),
         fingerprints,
     })
 }

@@ -93,6 +93,7 @@ pub struct AuthService {
     mirror_watch: Watch,
     route_watch: Watch,
     credentials: Credentials,
+    trust: TrustStore,
     acceptors: Acceptors,
 }
 
@@ -135,7 +136,7 @@ impl AuthService {
         let (log, audit) =
             AuditLog::new(records.clone(), clock.clone(), found.cluster.name.clone(), found.host_id);
         let trust = TrustStore::empty();
-        trust.replace(&found.cluster.name, authorities.host_ca_pem(), authorities.user_ca_pem());
+        trust.replace(&found.cluster.name, &authorities.host_ca_pem(), &authorities.user_ca_pem());
         let credentials = Credentials::empty();
         let acceptors = Acceptors::new(&credentials, &trust)?;
         let core = Arc::new(AuthCore {
@@ -157,7 +158,7 @@ impl AuthService {
             snapshots,
         });
         core.present(&credentials)?;
-        Ok(Self { core, publisher, audit, mirror_watch, route_watch, credentials, acceptors })
+        Ok(Self { core, publisher, audit, mirror_watch, route_watch, credentials, trust, acceptors })
     }
 
     /// Opens the port and writes the identity of the local administrator.
@@ -191,7 +192,7 @@ impl BoundAuthService {
     /// Serves until shutdown, then ends what runs.
     pub async fn run(self, shutdown: Shutdown) {
         let Self { service, socket, address } = self;
-        let AuthService { core, publisher, audit, mirror_watch, route_watch, credentials, acceptors } =
+        let AuthService { core, publisher, audit, mirror_watch, route_watch, credentials, trust, acceptors } =
             service;
         let group = TaskGroup::with_shutdown(shutdown.child());
         // The log ends last: what is being answered is still noted.
@@ -203,7 +204,7 @@ impl BoundAuthService {
         group.spawn("routes", follow);
         group.spawn("policy publisher", publisher.run(group.shutdown()));
         group.spawn("housekeeping", housekeeping::run(core.clone(), group.shutdown()));
-        group.spawn("own certificate", renew(core.clone(), credentials, group.shutdown()));
+        group.spawn("own certificate", renew(core.clone(), credentials, trust, group.shutdown()));
         let reachable = reachable(address).to_string();
         group.spawn("local admin", admin_identity::run(core.clone(), reachable.clone(), group.shutdown()));
         group.spawn("instance", instances::run(core.clone(), reachable, group.shutdown()));
@@ -244,11 +245,22 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-async fn renew(core: Arc<AuthCore>, credentials: Credentials, shutdown: Shutdown) {
+/// Presents a new certificate when half of its life has passed, and when the authority that issued it has rotated; what
+/// Auth itself believes follows the authorities.
+async fn renew(core: Arc<AuthCore>, credentials: Credentials, trust: TrustStore, shutdown: Shutdown) {
     let mut issued = core.clock.wall();
-    while shutdown.until(tokio::time::sleep(CERTIFICATE_REVIEW_INTERVAL)).await.is_some() {
+    let mut changes = core.authorities.changes();
+    loop {
+        let has_rotated = tokio::select! {
+            () = shutdown.requested() => return,
+            changed = changes.changed() => changed.is_ok(),
+            () = tokio::time::sleep(CERTIFICATE_REVIEW_INTERVAL) => false,
+        };
         let now = core.clock.wall();
-        if now.since(issued) < core.config.lifetimes.host / 2 {
+        if has_rotated {
+            let authorities = &core.authorities;
+            trust.replace(authorities.cluster(), &authorities.host_ca_pem(), &authorities.user_ca_pem());
+        } else if now.since(issued) < core.config.lifetimes.host / 2 {
             continue;
         }
         match core.present(&credentials) {

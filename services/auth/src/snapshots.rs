@@ -3,7 +3,7 @@
 //! A head is signed over [`SignedHead::message`]; what agents believe is a snapshot with the digest of a believed head.
 //! Of several Auth instances one appends and all serve the same stored bytes.
 
-use crate::authorities::Authorities;
+use crate::authorities::{Authorities, LoadError};
 use crate::keys;
 use crate::mirror::Mirror;
 use crate::records::{Records, decode_resource};
@@ -89,6 +89,9 @@ pub enum PublishError {
     /// The backend.
     #[error("the policy snapshot cannot be stored")]
     Store(#[from] StoreError),
+    /// The authorities cannot be read.
+    #[error("the authorities that sign it cannot be had: {0}")]
+    Authorities(String),
     /// What is stored there is damaged.
     #[error("the stored policy snapshot is damaged: {0}")]
     Damaged(String),
@@ -105,6 +108,15 @@ pub enum PublishError {
     Contended,
 }
 
+impl From<LoadError> for PublishError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Store(error) => Self::Store(error),
+            LoadError::Authorities(_) | LoadError::Successions(_) => Self::Authorities(error.to_string()),
+        }
+    }
+}
+
 impl Publisher {
     /// Publishes what the backend holds: appends a snapshot if it differs from the stored one, and signs a head.
     ///
@@ -115,6 +127,12 @@ impl Publisher {
         for _ in 0..ATTEMPTS_MAX {
             let stored = self.stored().await?;
             let resources = self.read_policy().await?;
+            // Nobody signs with a key that the snapshot no longer names.
+            let specs = resources.iter().filter_map(|resource| match resource {
+                Resource::CertAuthority(authority) => Some(authority.spec.clone()),
+                _ => None,
+            });
+            self.authorities.follow(&self.records, specs.collect()).await?;
             let revision = match &stored {
                 None => PolicyRevision { generation: self.generation, counter: 1 },
                 Some((snapshot, item)) => {
@@ -231,7 +249,6 @@ impl Publisher {
 
     /// Hands on a snapshot with a head of now.
     fn serve(&self, snapshot: Vec<u8>, revision: PolicyRevision) {
-        let signer = self.authorities.policy();
         let payload = Head {
             cluster: self.authorities.cluster().clone(),
             revision,
@@ -239,9 +256,13 @@ impl Publisher {
             time: self.clock.wall(),
         }
         .encode();
-        let signature = signer.sign(&SignedHead::message(&payload));
+        let signature = self.authorities.sign_policy(&SignedHead::message(&payload));
         let head = wire::SignedHead { payload, signature };
-        let snapshot = wire::PolicySnapshot { payload: snapshot, head: Some(head.clone()) };
+        let held = self.authorities.held();
+        let successions = held.successions.0.iter().cloned();
+        let successions =
+            successions.map(|(payload, signature)| wire::SignedSuccession { payload, signature }).collect();
+        let snapshot = wire::PolicySnapshot { payload: snapshot, head: Some(head.clone()), successions };
         self.snapshots.newest.send_replace(Some(Arc::new(Published { revision, snapshot, head })));
     }
 }

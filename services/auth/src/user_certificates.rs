@@ -106,7 +106,7 @@ impl AuthCore {
             logins: principal.logins.iter().map(ToString::to_string).collect(),
             tls_chain_pem: issued.tls_chain_pem,
             ssh_certificate: issued.ssh_certificate,
-            host_ca_pem: self.authorities.host_ca_pem().to_owned(),
+            host_ca_pem: self.authorities.host_ca_pem(),
             host_ca_ssh: self.authorities.host_ca_ssh(),
             not_after_ms: not_after.as_ms(),
             proxy_addresses: self.proxy_addresses(),

@@ -3,7 +3,7 @@
 use crate::failure::{Exit, Failure};
 use crate::output::Format;
 use crate::{
-    auth_sign, explain, invite, locks, login, ls, proxy_app, proxy_ssh, resources, scp, ssh, ssh_config,
+    auth_rotate, auth_sign, explain, invite, locks, login, ls, proxy_app, proxy_ssh, resources, scp, ssh, ssh_config,
     status, tokens, users, version,
 };
 use clap::{Args, Parser, Subcommand};
@@ -108,6 +108,7 @@ pub(crate) enum ProxyCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuthCommand {
     Sign(auth_sign::SignArgs),
+    Rotate(auth_rotate::RotateArgs),
 }
 
 impl Command {
@@ -131,6 +132,7 @@ impl Command {
             Self::Users(command) => users::users(command, global).await,
             Self::Invite(command) => invite::invite(command, global).await,
             Self::Auth(AuthCommand::Sign(args)) => auth_sign::sign(&args, global).await,
+            Self::Auth(AuthCommand::Rotate(args)) => auth_rotate::rotate(&args, global).await,
             Self::Explain(args) => explain::explain(&args, global).await,
             Self::Locks(command) => locks::locks(command, global).await,
             Self::Version(args) => version::version(&args, global).await,

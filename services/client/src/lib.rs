@@ -7,6 +7,7 @@
 //! others write and read, `failure` for exit codes.
 
 mod access;
+mod auth_rotate;
 mod auth_sign;
 mod cli;
 mod dial;

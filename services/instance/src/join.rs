@@ -13,6 +13,7 @@ use wayleave_api::auth::host_client::HostClient;
 use wayleave_api::auth::public_client::PublicClient;
 use wayleave_api::auth::{JoinRequest, JoinResponse, PolicySnapshot, PublicKeys, RenewRequest};
 use wayleave_api::{ALPN_AUTH, auth};
+use wayleave_ca::{CaType, SignerFor, Snapshot, is_issued_by_signer};
 use wayleave_keystore::{
     Credentials, IdentityDir, Pins, TlsKey, TrustStore, client_config, pinned_client_config,
     public_client_config,
@@ -162,6 +163,15 @@ impl Instance {
     pub(crate) fn validity(&self) -> (Wall, Wall) {
         let stored = self.lock_stored();
         (stored.issued, stored.not_after)
+    }
+
+    /// The host authority has other keys by now than those that issued the certificates here.
+    pub(crate) fn is_issued_by_others(&self, policy: &Snapshot) -> bool {
+        let authorities = &policy.parts().cas;
+        let Some(host) = authorities.iter().find(|ca| ca.spec.ca_type == CaType::Host) else { return false };
+        let stored = self.lock_stored();
+        let mut chains = stored.certificates.iter().map(|certificate| &certificate.tls_chain_pem);
+        chains.any(|chain| !is_issued_by_signer(chain, &host.spec, SignerFor::Servers))
     }
 
     /// New certificates for the same roles; the services present them from the next handshake.

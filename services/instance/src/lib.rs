@@ -15,4 +15,4 @@ pub use error::InstanceError;
 pub use events::{EventJournal, EventJournalError, forward_events};
 pub use join::{Instance, InstanceConfig, RoleIdentity};
 pub use join_token::JoinToken;
-pub use renew::renew_loop;
+pub use renew::{PolicyWatch, renew_loop};

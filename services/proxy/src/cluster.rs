@@ -288,6 +288,7 @@ fn routes_changed(shared: &Arc<Shared>, routes: &ProxyRoutes, revision: u64) {
 fn policy_changed(shared: &Arc<Shared>, snapshot: PolicySnapshot) {
     let Some(head) = snapshot.head.clone() else { return };
     let now = shared.clock.wall();
+    shared.policy.accept_successions(snapshot.links());
     let accepted = shared.policy.accept_snapshot(&snapshot.payload, &head.payload, &head.signature, now);
     if let Err(error) = accepted {
         tracing::warn!(error = &error as &dyn std::error::Error, "Auth sent a policy that is refused");

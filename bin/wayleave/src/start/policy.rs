@@ -29,6 +29,7 @@ pub(crate) fn open_keeper(process: &Process, opened: &OpenedInstance) -> anyhow:
         && let Some(head) = &snapshot.head
     {
         let now = process.clock.wall();
+        keeper.accept_successions(snapshot.links());
         keeper
             .accept_snapshot(&snapshot.payload, &head.payload, &head.signature, now)
             .context("the policy that came with joining is refused")?;

@@ -54,13 +54,14 @@ async fn start_services(
     let events = open_journal(process, opened)?;
     let forwarding = forward_events(events.clone(), opened.instance.channel(), helpers.shutdown());
     helpers.spawn("events", forwarding);
+    let renewing =
+        renew_loop(opened.instance.clone(), keeper.watch(), process.clock.clone(), helpers.shutdown());
+    helpers.spawn("renewal", renewing);
     let parts = SharedParts {
         views: PolicyViews::start(keeper.clone(), helpers),
         keeper,
         audit: Arc::new(JournalSink::new(events, process.clock.clone())),
     };
-    let renewing = renew_loop(opened.instance.clone(), process.clock.clone(), helpers.shutdown());
-    helpers.spawn("renewal", renewing);
     if let Some(config) = &process.config.proxy {
         let bound = proxy::bind(process, config, opened, &parts).await?;
         let shutdown = process.shutdown.clone();

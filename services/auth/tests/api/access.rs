@@ -130,7 +130,7 @@ fn passes(kind: Kind, method: &str) -> bool {
             "CreateToken" | "CreateOpensshToken" | "ForgetHostKey" | "CreateUser" | "ResetUser" => {
                 kind == Kind::Editor
             }
-            "SignUser" => false,
+            "SignUser" | "RotateAuthority" => false,
             "SearchEvents" => kind == Kind::Auditor,
             _ => true,
         },

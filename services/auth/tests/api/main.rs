@@ -10,6 +10,7 @@ mod joining;
 mod published;
 mod publishing;
 mod resources;
+mod rotating;
 mod secrecy;
 mod starting;
 mod strangers;
