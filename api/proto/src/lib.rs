@@ -39,6 +39,13 @@ impl auth::PolicySnapshot {
     }
 }
 
+impl auth::PolicyDelta {
+    /// The succession of policy keys, as with a snapshot.
+    pub fn links(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.successions.iter().map(|link| (link.payload.as_slice(), link.signature.as_slice()))
+    }
+}
+
 /// ALPN of the Auth API, passed through by proxies unterminated.
 pub const ALPN_AUTH: &[u8] = b"wayleave-auth/1";
 /// ALPN of an agent's tunnel.

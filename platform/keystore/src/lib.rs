@@ -5,6 +5,7 @@
 
 mod authority;
 mod credentials;
+mod deflated;
 mod identity_dir;
 mod policy_keeper;
 mod policy_signer;
@@ -15,6 +16,7 @@ mod web;
 
 pub use authority::{AuthorityError, X509Authority, X509Request};
 pub use credentials::{Credentials, CredentialsError, TlsKey};
+pub use deflated::{deflate_policy, inflate_policy};
 pub use identity_dir::{IdentityDir, IdentityDirError};
 pub use policy_keeper::{PolicyKeeper, PolicyKeeperError};
 pub use policy_signer::{PolicySigner, PolicySignerError, verify_policy_signature};

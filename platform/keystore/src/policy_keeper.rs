@@ -9,8 +9,8 @@ use crate::trust::TrustStore;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use wayleave_ca::{
-    CaType, GateState, HeadOutcome, HeadRefusal, SUCCESSIONS_MAX, SignedHead, SignedSuccession, Snapshot,
-    SnapshotGate, SnapshotRefusal, trusted,
+    CaType, DecodeSnapshotError, GateState, HeadOutcome, HeadRefusal, SUCCESSIONS_MAX, SignedHead,
+    SignedSuccession, Snapshot, SnapshotGate, SnapshotRefusal, trusted,
 };
 use wayleave_vocab::{ClusterName, PolicyRevision, Wall};
 
@@ -170,6 +170,39 @@ impl PolicyKeeper {
         }
         inner.write();
         // Under the lock: whoever came first is not the one who publishes last.
+        self.publish(believed?);
+        Ok(())
+    }
+
+    /// What changed came, with the head of what results. It is in use when this returns.
+    ///
+    /// # Errors
+    /// See [`PolicyKeeperError`]; the old one stays in use then, and the whole snapshot is needed.
+    pub fn accept_delta(
+        &self,
+        payload: &[u8],
+        head_payload: &[u8],
+        head_signature: &[u8],
+        now: Wall,
+    ) -> Result<(), PolicyKeeperError> {
+        let mut inner = self.lock();
+        handle_head(&mut inner, head_payload, head_signature, now)?;
+        if inner.gate.wanted().is_none() {
+            inner.write();
+            return Ok(());
+        }
+        // Under the lock: nobody publishes another base meanwhile.
+        let base = self.current.borrow().clone();
+        let believed = match &base {
+            Some(base) => inner.gate.handle_delta(base, payload),
+            None => Err(DecodeSnapshotError::NeedsWhole.into()),
+        }
+        .map_err(PolicyKeeperError::Snapshot);
+        if let Ok(snapshot) = &believed {
+            let text = String::from_utf8_lossy(&snapshot.encode()).into_owned();
+            inner.unwritten = Unwritten { snapshot: Some(text), state: true };
+        }
+        inner.write();
         self.publish(believed?);
         Ok(())
     }

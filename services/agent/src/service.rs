@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use wayleave_api::auth::cluster_event::Event;
 use wayleave_api::auth::host_client::HostClient;
-use wayleave_api::auth::{PolicySnapshot, SignedHead, WatchClusterRequest};
+use wayleave_api::auth::{PolicyDelta, PolicySnapshot, SignedHead, WatchClusterRequest};
 use wayleave_keystore::PolicyKeeperError;
 use wayleave_net::Adapter;
 use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup};
@@ -95,6 +95,14 @@ impl Shared {
         self.config.policy.accept_snapshot(&snapshot.payload, &head.payload, &head.signature, now)
     }
 
+    /// Takes a change of policy, from whoever relays it.
+    pub(crate) fn accept_delta(&self, delta: &PolicyDelta) -> Result<(), PolicyKeeperError> {
+        let Some(head) = &delta.head else { return Ok(()) };
+        let now = self.clock.wall();
+        self.config.policy.accept_successions(delta.links());
+        self.config.policy.accept_delta(&delta.payload, &head.payload, &head.signature, now)
+    }
+
     /// Takes the statement which policy is the newest, from whoever relays it.
     pub(crate) fn accept_head(&self, head: &SignedHead) -> Result<(), PolicyKeeperError> {
         let now = self.clock.wall();
@@ -121,6 +129,7 @@ impl Shared {
                     Ok(())
                 }
                 Some(Event::Snapshot(snapshot)) => self.accept_policy(&snapshot),
+                Some(Event::Delta(delta)) => self.accept_delta(&delta),
                 Some(Event::Head(head)) => self.accept_head(&head),
                 Some(Event::InitialStateSent(_)) => {
                     if let Some(book) = &self.config.addresses {

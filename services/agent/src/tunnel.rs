@@ -171,6 +171,16 @@ fn send_hello(shared: &Shared, tunnel: &Tunnel) {
     }
 }
 
+/// Asks for the whole policy, by saying what is held.
+pub(crate) fn ask_for_policy(shared: &Shared, tunnel: &Tunnel) {
+    let held = shared.config.policy.revision();
+    let held = PolicyHeld { generation: held.generation, counter: held.counter };
+    let message = AgentToProxy { message: Some(agent_to_proxy::Message::PolicyHeld(held)) };
+    if let Err(error) = tunnel.send_control(Bytes::from(message.encode_to_vec())) {
+        tracing::debug!(%error, "the whole policy could not be asked for");
+    }
+}
+
 async fn first_hello(news: &mut mpsc::Receiver<TunnelNews>) -> Result<ProxyHello, DialError> {
     match news.recv().await {
         Some(TunnelNews::Message(ProxyToAgent { message: Some(proxy_to_agent::Message::Hello(hello)) })) => {

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use wayleave_api::agent::{ClusterView, proxy_to_agent};
-use wayleave_api::auth::PolicySnapshot;
+use wayleave_api::auth::{PolicyDelta, PolicySnapshot};
 use wayleave_ca::Snapshot;
+use wayleave_keystore::inflate_policy;
 use wayleave_net::{Tunnel, clock_complaint};
 use wayleave_runtime::{Clock, Shutdown, random_u64};
 use wayleave_tunnel::{Config, DialFailure, Effect, Pool, ProxyList, TunnelId};
@@ -188,7 +189,8 @@ impl Driver {
                 let now = self.now();
                 self.pool.handle_drain(id, now);
             }
-            Some(proxy_to_agent::Message::Snapshot(snapshot)) => self.accept(&snapshot),
+            Some(proxy_to_agent::Message::Snapshot(snapshot)) => self.accept(snapshot),
+            Some(proxy_to_agent::Message::Delta(delta)) => self.accept_delta(id, &delta),
             Some(proxy_to_agent::Message::Head(head)) => {
                 if let Err(error) = self.shared.accept_head(&head) {
                     tracing::warn!(
@@ -201,8 +203,25 @@ impl Driver {
         }
     }
 
-    fn accept(&self, snapshot: &PolicySnapshot) {
-        if let Err(error) = self.shared.accept_policy(snapshot) {
+    /// What changed; when that does not fit, the whole is asked for.
+    fn accept_delta(&self, id: TunnelId, delta: &PolicyDelta) {
+        if let Err(error) = self.shared.accept_delta(delta) {
+            let error = &error as &dyn std::error::Error;
+            tracing::debug!(error, "a change of policy does not fit: asking for the whole");
+            if let Some(tunnel) = self.tunnels.get(&id) {
+                tunnel::ask_for_policy(&self.shared, tunnel);
+            }
+        }
+    }
+
+    fn accept(&self, mut snapshot: PolicySnapshot) {
+        if snapshot.payload.is_empty() {
+            match inflate_policy(&snapshot.deflated_payload) {
+                Ok(payload) => snapshot.payload = payload,
+                Err(error) => return tracing::warn!(%error, "a proxy relayed a policy that cannot be read"),
+            }
+        }
+        if let Err(error) = self.shared.accept_policy(&snapshot) {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "a proxy relayed a policy that is refused"

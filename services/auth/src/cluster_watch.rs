@@ -182,12 +182,15 @@ impl ClusterWatch {
         }
     }
 
-    /// The head, or the snapshot with its head if the watcher does not hold it.
+    /// The head; if the watcher holds an older policy, what changed or the whole of it, with the head.
     async fn send_policy(&self, sent: &mut PolicyRevision, now: Option<Arc<Published>>) -> Result<(), Gone> {
         let Some(now) = now else { return Ok(()) };
         let revision = self.core.mirror.revision();
         if now.revision > *sent {
-            *sent = now.revision;
+            let held = std::mem::replace(sent, now.revision);
+            if let Some(delta) = now.delta.as_ref().filter(|delta| delta.from == held) {
+                return self.send(revision, Event::Delta(delta.wire.clone())).await;
+            }
             return self.send(revision, Event::Snapshot(now.snapshot.clone())).await;
         }
         self.send(revision, Event::Head(now.head.clone())).await

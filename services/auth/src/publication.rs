@@ -320,6 +320,7 @@ impl AuthCore {
             joined_at: now,
             renewed_at: now,
             token: String::new(),
+            signed_by: String::new(),
         };
         self.check_names(&as_host, None)?;
         if let Some(holder) = &record.holder

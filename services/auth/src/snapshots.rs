@@ -37,6 +37,15 @@ pub(crate) struct Published {
     /// With the head below in it.
     pub(crate) snapshot: wire::PolicySnapshot,
     pub(crate) head: wire::SignedHead,
+    /// The difference to what was published before, for those who hold that.
+    pub(crate) delta: Option<Delta>,
+}
+
+/// A difference, and the revision that it builds on.
+#[derive(Debug, Clone)]
+pub(crate) struct Delta {
+    pub(crate) from: PolicyRevision,
+    pub(crate) wire: wire::PolicyDelta,
 }
 
 /// The newest snapshot and head, for whoever serves them.
@@ -262,7 +271,34 @@ impl Publisher {
         let successions = held.successions.0.iter().cloned();
         let successions =
             successions.map(|(payload, signature)| wire::SignedSuccession { payload, signature }).collect();
-        let snapshot = wire::PolicySnapshot { payload: snapshot, head: Some(head.clone()), successions };
-        self.snapshots.newest.send_replace(Some(Arc::new(Published { revision, snapshot, head })));
+        let snapshot = wire::PolicySnapshot {
+            payload: snapshot,
+            head: Some(head.clone()),
+            successions,
+            deflated_payload: Vec::new(),
+        };
+        let delta = self.delta(&snapshot, revision);
+        self.snapshots.newest.send_replace(Some(Arc::new(Published { revision, snapshot, head, delta })));
+    }
+
+    /// What changed since this service last published, unless it is as long as the whole.
+    fn delta(&self, now: &wire::PolicySnapshot, revision: PolicyRevision) -> Option<Delta> {
+        let before = self.snapshots.current()?;
+        let (from, payload) = if before.revision == revision {
+            let known = before.delta.as_ref()?;
+            (known.from, known.wire.payload.clone())
+        } else {
+            let old = Snapshot::decode(&before.snapshot.payload).ok()?;
+            let new = Snapshot::decode(&now.payload).ok()?;
+            (before.revision, old.delta_to(&new).encode())
+        };
+        let wire = wire::PolicyDelta {
+            payload,
+            head: now.head.clone(),
+            from_generation: from.generation,
+            from_counter: from.counter,
+            successions: now.successions.clone(),
+        };
+        (wire.payload.len() < now.payload.len()).then_some(Delta { from, wire })
     }
 }

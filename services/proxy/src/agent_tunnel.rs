@@ -109,7 +109,13 @@ fn say_hello(shared: &Shared, tunnel: &Tunnel) -> Told {
         view: Some(shared.cluster.view()),
     };
     send(tunnel, encode(proxy_to_agent::Message::Hello(hello)));
-    Told { broadcast, view, policy: PolicyRevision::default(), head: Bytes::new() }
+    Told {
+        broadcast,
+        view,
+        policy: PolicyRevision::default(),
+        told_whole: PolicyRevision::default(),
+        head: Bytes::new(),
+    }
 }
 
 /// An agent that is reachable here; dropping it makes it unreachable.
@@ -215,7 +221,12 @@ async fn attend(
                 Some(News::Closed(reason)) => return reason,
                 Some(News::GoingAway) => up.leave(),
                 Some(News::Drained) => tunnel.close(),
-                Some(News::Said(_)) => {}
+                Some(News::Said(said)) => {
+                    // It could not use what changed.
+                    if let Some(agent_to_proxy::Message::PolicyHeld(_)) = said.message {
+                        told.tell_whole_policy(tunnel);
+                    }
+                }
                 None => return TunnelClosed::Here,
             },
             Ok(()) = told.broadcast.changed() => told.tell(tunnel),
@@ -241,6 +252,8 @@ struct Told {
     broadcast: watch::Receiver<Broadcast>,
     view: Bytes,
     policy: PolicyRevision,
+    /// The newest revision that it asked for as a whole.
+    told_whole: PolicyRevision,
     head: Bytes,
 }
 
@@ -253,6 +266,17 @@ impl Told {
         self
     }
 
+    /// The whole policy, once for each revision.
+    fn tell_whole_policy(&mut self, tunnel: &Tunnel) {
+        let now = self.broadcast.borrow().snapshot.clone();
+        if let Some((message, revision)) = now
+            && self.told_whole < revision
+        {
+            (self.policy, self.told_whole) = (revision, revision);
+            send(tunnel, message);
+        }
+    }
+
     fn tell(&mut self, tunnel: &Tunnel) {
         let now = self.broadcast.borrow_and_update().clone();
         if now.view != self.view {
@@ -262,8 +286,11 @@ impl Told {
         if let Some((message, revision)) = &now.snapshot
             && *revision > self.policy
         {
-            self.policy = *revision;
-            send(tunnel, message.clone());
+            let held = std::mem::replace(&mut self.policy, *revision);
+            match now.delta.as_ref().filter(|(_, from)| *from == held) {
+                Some((delta, _)) => send(tunnel, delta.clone()),
+                None => send(tunnel, message.clone()),
+            }
         }
         if now.head != self.head {
             self.head = now.head.clone();

@@ -12,11 +12,13 @@ use wayleave_api::agent::{ClusterView, ProxyToAgent, proxy_to_agent};
 use wayleave_api::auth::cluster_event::Event;
 use wayleave_api::auth::host_client::HostClient;
 use wayleave_api::auth::{
-    ClusterEvent, Networking, PolicySnapshot, ProxyRecord, ProxyRoutes, SignedHead, WatchClusterRequest,
+    ClusterEvent, Networking, PolicyDelta, PolicySnapshot, ProxyRecord, ProxyRoutes, SignedHead,
+    WatchClusterRequest,
 };
+use wayleave_keystore::deflate_policy;
 use wayleave_peering::{NodeIndex, RouteTable, Source};
 use wayleave_runtime::{Clock, Shutdown, random_u64};
-use wayleave_vocab::{HostId, HostPort, Incarnation, NodeName, TunnelStrategy};
+use wayleave_vocab::{HostId, HostPort, Incarnation, NodeName, PolicyRevision, TunnelStrategy};
 
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -29,7 +31,9 @@ pub(crate) struct Broadcast {
     /// Proxies and networking.
     pub(crate) view: Bytes,
     /// The policy, and its revision; sent to agents that hold an older one.
-    pub(crate) snapshot: Option<(Bytes, wayleave_vocab::PolicyRevision)>,
+    pub(crate) snapshot: Option<(Bytes, PolicyRevision)>,
+    /// What changed since the revision that it builds on, for agents that hold that one.
+    pub(crate) delta: Option<(Bytes, PolicyRevision)>,
     /// The newest head.
     pub(crate) head: Bytes,
 }
@@ -152,7 +156,7 @@ async fn follow_once(shared: &Arc<Shared>) -> Result<(), tonic::Status> {
             )
         );
         let was_initial = initial.is_some();
-        handle(shared, event, &mut initial);
+        handle(shared, event, &mut initial)?;
         if was_initial && initial.is_none() {
             let is_gone = |id: &&HostId| shared.cluster.with_nodes(|nodes| nodes.name(**id).is_none());
             hosted.iter().filter(is_gone).for_each(|id| shared.registry.forget(*id));
@@ -179,7 +183,12 @@ fn has_peering(networking: &Networking) -> bool {
     }
 }
 
-fn handle(shared: &Arc<Shared>, event: ClusterEvent, initial: &mut Option<State>) {
+/// Fails when the watch must start over.
+fn handle(
+    shared: &Arc<Shared>,
+    event: ClusterEvent,
+    initial: &mut Option<State>,
+) -> Result<(), tonic::Status> {
     let cluster = &shared.cluster;
     match event.event {
         Some(Event::InitialStateSent(_)) => {
@@ -211,12 +220,14 @@ fn handle(shared: &Arc<Shared>, event: ClusterEvent, initial: &mut Option<State>
             }
             change(&mut cluster.lock(), Event::NodeDeletedHostId(id), event.revision);
         }
+        Some(Event::Delta(delta)) => delta_came(shared, delta)?,
         Some(other) => match initial {
             Some(state) => change(state, other, event.revision),
             None => change(&mut cluster.lock(), other, event.revision),
         },
         None => {}
     }
+    Ok(())
 }
 
 fn change(state: &mut State, event: Event, revision: u64) {
@@ -250,6 +261,7 @@ fn change(state: &mut State, event: Event, revision: u64) {
         | Event::Routes(_)
         | Event::RoutesLeaseLostProxyId(_)
         | Event::Snapshot(_)
+        | Event::Delta(_)
         | Event::Head(_) => {}
     }
 }
@@ -294,10 +306,49 @@ fn policy_changed(shared: &Arc<Shared>, snapshot: PolicySnapshot) {
         tracing::warn!(error = &error as &dyn std::error::Error, "Auth sent a policy that is refused");
         return;
     }
+    relay(shared, snapshot, None);
+}
+
+/// A delta that does not lead to what Auth signed makes the watch start over, which brings the whole policy.
+fn delta_came(shared: &Arc<Shared>, delta: PolicyDelta) -> Result<(), tonic::Status> {
+    let Some(head) = delta.head.clone() else { return Ok(()) };
+    let now = shared.clock.wall();
+    shared.policy.accept_successions(delta.links());
+    shared
+        .policy
+        .accept_delta(&delta.payload, &head.payload, &head.signature, now)
+        .map_err(|error| tonic::Status::data_loss(format!("a change of policy does not fit: {error}")))?;
+    let Some(whole) = shared.policy.watch().borrow().clone() else { return Ok(()) };
+    let snapshot = PolicySnapshot {
+        payload: whole.encode(),
+        head: Some(head),
+        successions: delta.successions.clone(),
+        deflated_payload: Vec::new(),
+    };
+    relay(shared, snapshot, Some(delta));
+    Ok(())
+}
+
+/// Encodes once what all agents are told: the whole for those who are further behind, what changed for the others.
+fn relay(shared: &Arc<Shared>, mut snapshot: PolicySnapshot, delta: Option<PolicyDelta>) {
     let revision = shared.policy.revision();
     tracing::debug!(%revision, "the policy has changed");
+    match deflate_policy(&snapshot.payload) {
+        Ok(deflated) => {
+            snapshot.deflated_payload = deflated;
+            snapshot.payload.clear();
+        }
+        Err(error) => tracing::warn!(%error, "the policy is relayed as it is"),
+    }
     let message = encode(proxy_to_agent::Message::Snapshot(snapshot));
-    shared.cluster.broadcast.send_modify(|broadcast| broadcast.snapshot = Some((message, revision)));
+    let delta = delta.map(|delta| {
+        let from = PolicyRevision { generation: delta.from_generation, counter: delta.from_counter };
+        (encode(proxy_to_agent::Message::Delta(delta)), from)
+    });
+    shared.cluster.broadcast.send_modify(|broadcast| {
+        broadcast.snapshot = Some((message, revision));
+        broadcast.delta = delta;
+    });
 }
 
 fn head_changed(shared: &Arc<Shared>, head: SignedHead) {

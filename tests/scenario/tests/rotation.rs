@@ -1,6 +1,8 @@
 //! Authorities rotate under running processes: in every phase there are new sessions, running ones go on, and nothing is
 //! restarted.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use serde_json::Value;
 use std::path::PathBuf;
 use wayleave_scenario::{Cluster, Running, wait_until};

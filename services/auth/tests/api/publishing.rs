@@ -182,8 +182,10 @@ async fn o_what_is_published_is_believed_by_the_gate_of_agents() {
     let before = keeper.revision();
     let mut watched = watch(&cluster, &process).await;
     cluster.lock("l", "user: alice").await;
-    let snapshot = watched.next(|e| if let Event::Snapshot(s) = e { Some(s) } else { None }).await;
-    believe(snapshot);
+    // Who holds the one before is told what changed.
+    let delta = watched.next(|e| if let Event::Delta(d) = e { Some(d) } else { None }).await;
+    let head = delta.head.unwrap();
+    keeper.accept_delta(&delta.payload, &head.payload, &head.signature, cluster.clock.wall()).unwrap();
     assert_eq!(keeper.revision().counter, before.counter + 1);
     assert_eq!(keeper.watch().borrow().as_ref().unwrap().parts().locks.len(), 1);
 }
@@ -195,12 +197,16 @@ async fn a_restart_serves_the_same_policy() {
     let process = cluster.join(&["Proxy"], "p-1").await;
     let mut watched = watch(&cluster, &process).await;
     // The snapshot with the lock may come with the initial state or after it.
-    let has_lock = |snapshot: &wayleave_api::auth::PolicySnapshot| {
-        String::from_utf8_lossy(&snapshot.payload).contains("alice")
+    let has_lock = |event: &Event| {
+        let payload = match event {
+            Event::Snapshot(snapshot) => &snapshot.payload,
+            Event::Delta(delta) => &delta.payload,
+            _ => return false,
+        };
+        String::from_utf8_lossy(payload).contains("alice")
     };
-    let early = watched.initial.iter().any(|e| matches!(e, Event::Snapshot(s) if has_lock(s)));
-    if !early {
-        watched.next(|e| if let Event::Snapshot(s) = e { has_lock(&s).then_some(()) } else { None }).await;
+    if !watched.initial.iter().any(has_lock) {
+        watched.next(|event| has_lock(&event).then_some(())).await;
     }
     let before = cluster.admin().get_status(GetStatusRequest {}).await.unwrap().into_inner();
     drop(watched);

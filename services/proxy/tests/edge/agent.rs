@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio_rustls::client::TlsStream;
-use wayleave_api::agent::{AgentHello, AgentToProxy, ProxyToAgent, agent_to_proxy, proxy_to_agent};
+use wayleave_api::agent::{
+    AgentHello, AgentToProxy, PolicyHeld, ProxyToAgent, agent_to_proxy, proxy_to_agent,
+};
 use wayleave_api::{ALPN_TUNNEL, CONTROL_VERSION};
 use wayleave_dial::{DialRequest, DialResponse};
 use wayleave_keystore::{Credentials, client_config};
@@ -65,6 +67,13 @@ impl Agent {
 
     pub(crate) fn say(&self, hello: AgentHello) {
         let message = AgentToProxy { message: Some(agent_to_proxy::Message::Hello(hello)) };
+        self.tunnel.send_control(Bytes::from(message.encode_to_vec())).unwrap();
+    }
+
+    /// Says which policy it holds.
+    pub(crate) fn say_policy_held(&self, counter: u64) {
+        let held = PolicyHeld { generation: 1, counter };
+        let message = AgentToProxy { message: Some(agent_to_proxy::Message::PolicyHeld(held)) };
         self.tunnel.send_control(Bytes::from(message.encode_to_vec())).unwrap();
     }
 

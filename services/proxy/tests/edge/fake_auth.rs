@@ -18,8 +18,8 @@ use wayleave_api::auth::host_server::{Host, HostServer};
 use wayleave_api::auth::{
     BeginIncarnationRequest, BeginIncarnationResponse, BeginOpensshLoginRequest, BeginOpensshLoginResponse,
     ClusterEvent, EmitEventsRequest, EmitEventsResponse, InitialStateSent, JoinRequest, JoinResponse,
-    Networking, ProxyRecord, ProxyRoutes, PublishRequest, PublishResponse, RegisterRequest, RegisterResponse,
-    RenewRequest, RouteAck, RouteUpdate, SignOpensshLoginRequest, SignOpensshLoginResponse,
+    Networking, PolicySnapshot, ProxyRecord, ProxyRoutes, PublishRequest, PublishResponse, RegisterRequest,
+    RegisterResponse, RenewRequest, RouteAck, RouteUpdate, SignOpensshLoginRequest, SignOpensshLoginResponse,
     WatchClusterRequest, WithdrawRequest, WithdrawResponse,
 };
 use wayleave_api::{ALPN_AUTH, ALPN_FORWARD};
@@ -44,6 +44,8 @@ struct State {
     incarnation: AtomicU64,
     revision: AtomicU64,
     forwarded: Mutex<Vec<SocketAddr>>,
+    /// What those who begin to watch are told.
+    policy: Mutex<Option<PolicySnapshot>>,
     news: broadcast::Sender<ClusterEvent>,
 }
 
@@ -58,6 +60,7 @@ impl FakeAuth {
             incarnation: AtomicU64::new(0),
             revision: AtomicU64::new(1),
             forwarded: Mutex::default(),
+            policy: Mutex::default(),
             news: broadcast::Sender::new(1024),
         });
         let credentials = authorities.host(HostId::from_random([0xa0; 16]), &[SystemRole::Auth]);
@@ -109,6 +112,11 @@ impl FakeAuth {
     /// Everybody hears this.
     pub(crate) fn tell(&self, event: Event) {
         self.state.tell(event);
+    }
+
+    /// Who begins to watch from now on is told this policy.
+    pub(crate) fn tell_watchers_from_the_start(&self, policy: &PolicySnapshot) {
+        *self.state.policy.lock().unwrap() = Some(policy.clone());
     }
 
     /// The tunnel strategy of the cluster (JSON), now and for those who ask later.
@@ -241,6 +249,7 @@ impl Host for Service {
             .map(|event| event.map_err(|_| Status::aborted("behind")));
         let revision = state.revision.load(Ordering::Relaxed);
         let mut events = vec![Event::Networking(state.networking())];
+        events.extend(state.policy.lock().unwrap().clone().map(Event::Snapshot));
         events.extend(state.nodes.lock().unwrap().iter().map(|(_, json)| Event::NodePutJson(json.clone())));
         events.extend(state.proxies.lock().unwrap().iter().cloned().map(Event::ProxyPut));
         events.push(Event::InitialStateSent(InitialStateSent {}));

@@ -6,11 +6,12 @@ use crate::cluster::Cluster;
 use std::time::Duration;
 use wayleave_api::agent::proxy_to_agent;
 use wayleave_api::auth::cluster_event::Event;
-use wayleave_api::auth::{PolicySnapshot, SignedHead as WireHead};
+use wayleave_api::auth::{PolicyDelta, PolicySnapshot, SignedHead as WireHead};
 use wayleave_ca::{
     CaKeys, CaType, CertAuthority, CertAuthoritySpec, Digest, Head, RotationPhase, SignedHead, Snapshot,
     SnapshotParts,
 };
+use wayleave_keystore::inflate_policy;
 use wayleave_resource::{Lock, LockSpec, LockTarget, Metadata};
 use wayleave_vocab::{HostId, PolicyRevision, ResourceName, UserName};
 
@@ -67,14 +68,15 @@ pub(crate) fn signed_policy(cluster: &Cluster, counter: u64, locked: Vec<LockTar
         Head { cluster: authorities.name.clone(), revision, digest: Digest::of(&payload), time: now() };
     let head = head.encode();
     let signature = signer.sign(&SignedHead::message(&head));
-    PolicySnapshot { payload, head: Some(WireHead { payload: head, signature }) }
+    PolicySnapshot { payload, head: Some(WireHead { payload: head, signature }), ..Default::default() }
 }
 
 /// The next policy that the agent is told.
 async fn relayed(agent: &mut Agent) -> PolicySnapshot {
     loop {
         let message = agent.heard().await.expect("the tunnel stays");
-        if let proxy_to_agent::Message::Snapshot(snapshot) = message {
+        if let proxy_to_agent::Message::Snapshot(mut snapshot) = message {
+            snapshot.payload = inflate_policy(&std::mem::take(&mut snapshot.deflated_payload)).unwrap();
             return snapshot;
         }
     }
@@ -104,4 +106,60 @@ async fn o_a_policy_that_auth_did_not_sign_is_not_relayed() {
     let good = policy(&cluster, 2, 1000);
     cluster.auth.tell(Event::Snapshot(good.clone()));
     assert!(relayed(&mut agent).await == good);
+}
+
+/// The difference between two policies, as Auth sends it.
+fn delta(from: &PolicySnapshot, to: &PolicySnapshot) -> PolicyDelta {
+    let (old, new) = (Snapshot::decode(&from.payload).unwrap(), Snapshot::decode(&to.payload).unwrap());
+    let at = old.parts().revision;
+    PolicyDelta {
+        payload: old.delta_to(&new).encode(),
+        head: to.head.clone(),
+        from_generation: at.generation,
+        from_counter: at.counter,
+        ..Default::default()
+    }
+}
+
+async fn relayed_delta(agent: &mut Agent) -> PolicyDelta {
+    loop {
+        if let proxy_to_agent::Message::Delta(delta) = agent.heard().await.expect("the tunnel stays") {
+            return delta;
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_holds_the_policy_before_is_told_what_changed_and_others_the_whole() {
+    let cluster = Cluster::start().await;
+    let proxy = cluster.proxy(1).await;
+    let mut agent = Agent::connect(&cluster, &proxy.web, HostId::from_random([9; 16])).await;
+    let (first, second) = (policy(&cluster, 1, 50_000), policy(&cluster, 2, 52_000));
+    cluster.auth.tell(Event::Snapshot(first.clone()));
+    assert!(relayed(&mut agent).await == first);
+    let change = delta(&first, &second);
+    assert!(change.payload.len() < 10_000);
+    cluster.auth.tell(Event::Delta(change.clone()));
+    assert_eq!(relayed_delta(&mut agent).await, change);
+    let mut late = Agent::connect(&cluster, &proxy.web, HostId::from_random([8; 16])).await;
+    assert!(relayed(&mut late).await == second, "who holds nothing is told everything");
+    // Who cannot use what changed asks for the whole, and gets it once.
+    agent.say_policy_held(1);
+    assert!(relayed(&mut agent).await == second);
+}
+
+#[tokio::test]
+async fn o_a_change_that_does_not_lead_to_what_auth_signed_is_not_relayed() {
+    let cluster = Cluster::start().await;
+    let proxy = cluster.proxy(1).await;
+    let mut agent = Agent::connect(&cluster, &proxy.web, HostId::from_random([9; 16])).await;
+    let (first, second) = (policy(&cluster, 1, 50_000), policy(&cluster, 2, 52_000));
+    cluster.auth.tell(Event::Snapshot(first.clone()));
+    assert!(relayed(&mut agent).await == first);
+    let mut forged = delta(&first, &policy(&cluster, 2, 90_000));
+    forged.head = second.head.clone();
+    // The proxy starts over and is told the whole.
+    cluster.auth.tell_watchers_from_the_start(&second);
+    cluster.auth.tell(Event::Delta(forged));
+    assert!(relayed(&mut agent).await == second);
 }
