@@ -4,6 +4,7 @@ use crate::service::Shared;
 use bytes::Bytes;
 use prost::Message;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use wayleave_api::agent::{AgentHello, AgentToProxy, PolicyHeld, ProxyHello, ProxyToAgent};
@@ -28,6 +29,8 @@ const CONTROL_BYTES_MAX: u32 = 64 * 1024 * 1024 + 64 * 1024;
 const CONTROL_SENT_BYTES_MAX: u32 = 64 * 1024;
 /// Control messages that wait to be handled; more end the tunnel.
 const CONTROL_QUEUE: usize = 64;
+/// What they may come to together.
+const CONTROL_WAITING_BYTES_MAX: usize = 2 * CONTROL_BYTES_MAX as usize;
 
 /// A dial that gave no tunnel.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +59,33 @@ pub(crate) enum DialError {
 
 /// What a tunnel tells the agent.
 pub(crate) enum TunnelNews {
-    Message(ProxyToAgent),
+    Message(ProxyToAgent, Waiting),
     Closed(TunnelClosed),
+}
+
+/// Bytes of control messages that wait to be handled.
+#[derive(Default)]
+struct WaitingBytes(Arc<AtomicUsize>);
+
+/// The share of one message, which ends with it.
+pub(crate) struct Waiting {
+    all: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl WaitingBytes {
+    /// None when too much waits already.
+    fn take(&self, bytes: usize) -> Option<Waiting> {
+        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
+        let waiting = Waiting { all: self.0.clone(), bytes };
+        (before.saturating_add(bytes) <= CONTROL_WAITING_BYTES_MAX).then_some(waiting)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// A tunnel after the hellos.
@@ -105,8 +133,8 @@ pub(crate) async fn dial(
     let (sender, mut news) = mpsc::channel(CONTROL_QUEUE);
     let (owner, handle) = (shared.clone(), tunnel.clone());
     shared.tasks.spawn_many(async move {
-        let events = sender.clone();
-        let on_event = |event| handle_event(&owner, &handle, &events, event);
+        let (events, waiting) = (sender.clone(), WaitingBytes::default());
+        let on_event = |event| handle_event(&owner, &handle, (&events, &waiting), event);
         let reason = driver.run(on_event).await;
         let _ = sender.send(TunnelNews::Closed(reason)).await;
     });
@@ -183,31 +211,35 @@ pub(crate) fn ask_for_policy(shared: &Shared, tunnel: &Tunnel) {
 
 async fn first_hello(news: &mut mpsc::Receiver<TunnelNews>) -> Result<ProxyHello, DialError> {
     match news.recv().await {
-        Some(TunnelNews::Message(ProxyToAgent { message: Some(proxy_to_agent::Message::Hello(hello)) })) => {
-            Ok(hello)
-        }
-        Some(TunnelNews::Message(_)) => Err(DialError::BadHello),
+        Some(TunnelNews::Message(
+            ProxyToAgent { message: Some(proxy_to_agent::Message::Hello(hello)) },
+            _waiting,
+        )) => Ok(hello),
+        Some(TunnelNews::Message(..)) => Err(DialError::BadHello),
         Some(TunnelNews::Closed(reason)) => Err(DialError::Closed(reason)),
         None => Err(DialError::BadHello),
     }
 }
 
-fn handle_event(shared: &Arc<Shared>, tunnel: &Tunnel, news: &mpsc::Sender<TunnelNews>, event: TunnelEvent) {
+fn handle_event(
+    shared: &Arc<Shared>,
+    tunnel: &Tunnel,
+    (news, waiting): (&mpsc::Sender<TunnelNews>, &WaitingBytes),
+    event: TunnelEvent,
+) {
     match event {
         TunnelEvent::Opened(stream) => {
             let owner = shared.clone();
             shared.streams.spawn_many(async move { serve_stream(&owner, stream).await });
         }
-        TunnelEvent::Control(bytes) => match ProxyToAgent::decode(bytes) {
-            Ok(message) => {
-                if news.try_send(TunnelNews::Message(message)).is_err() {
-                    tracing::warn!(
-                        "a proxy sends control messages faster than they are handled: closing its tunnel"
-                    );
-                    tunnel.close();
+        TunnelEvent::Control(bytes) => match (waiting.take(bytes.len()), ProxyToAgent::decode(bytes)) {
+            (Some(waiting), Ok(message)) => {
+                if news.try_send(TunnelNews::Message(message, waiting)).is_err() {
+                    too_fast(tunnel);
                 }
             }
-            Err(error) => {
+            (None, Ok(_)) => too_fast(tunnel),
+            (_, Err(error)) => {
                 tracing::warn!(%error, "a proxy sent an unreadable control message: closing its tunnel");
                 tunnel.close();
             }
@@ -215,6 +247,11 @@ fn handle_event(shared: &Arc<Shared>, tunnel: &Tunnel, news: &mpsc::Sender<Tunne
         TunnelEvent::Drained => tunnel.close(),
         TunnelEvent::Ready | TunnelEvent::GoingAway => {}
     }
+}
+
+fn too_fast(tunnel: &Tunnel) {
+    tracing::warn!("a proxy sends control messages faster than they are handled: closing its tunnel");
+    tunnel.close();
 }
 
 async fn serve_stream(shared: &Arc<Shared>, mut stream: TunnelStream) {
@@ -247,4 +284,21 @@ async fn serve_stream(shared: &Arc<Shared>, mut stream: TunnelStream) {
     }
     let inbound = Inbound { stream: Box::new(stream), request };
     adapter.clone().serve(inbound, shared.stream_shutdown.clone()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f_a_proxy_cannot_pile_up_policies_in_an_agents_memory() {
+        let (waiting, longest) = (WaitingBytes::default(), CONTROL_BYTES_MAX as usize);
+        let first = waiting.take(longest);
+        let second = waiting.take(longest);
+        assert!(first.is_some() && second.is_some() && waiting.take(1).is_none());
+        drop(first);
+        drop(waiting.take(longest).expect("what was refused takes no room"));
+        drop(second);
+        assert_eq!(waiting.0.load(Ordering::Relaxed), 0);
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::proxy_list;
 use crate::service::{END_TIMEOUT, Shared};
-use crate::tunnel::{self, DialError, Established, TunnelNews};
+use crate::tunnel::{self, DialError, Established, TunnelNews, Waiting};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ const POLICY_UNCONFIRMED_MAX: Duration = Duration::from_secs(60);
 enum News {
     Answered(Option<ProxyList>),
     Dialled(TunnelId, Box<Result<Established, DialError>>),
-    Said(TunnelId, wayleave_api::agent::ProxyToAgent),
+    Said(TunnelId, wayleave_api::agent::ProxyToAgent, Waiting),
     Lost(TunnelId, wayleave_net::TunnelClosed),
 }
 
@@ -131,7 +131,7 @@ impl Driver {
                 }
             }
             News::Dialled(id, result) => self.dialled(id, *result),
-            News::Said(id, message) => self.said(id, message),
+            News::Said(id, message, _waiting) => self.said(id, message),
             News::Lost(id, reason) => {
                 tracing::info!(reason = &reason as &dyn std::error::Error, "a tunnel ended");
                 self.tunnels.remove(&id);
@@ -310,7 +310,7 @@ impl Driver {
         self.shared.tasks.spawn_many(async move {
             while let Some(item) = from.recv().await {
                 let (item, last) = match item {
-                    TunnelNews::Message(message) => (News::Said(id, message), false),
+                    TunnelNews::Message(message, waiting) => (News::Said(id, message, waiting), false),
                     TunnelNews::Closed(reason) => (News::Lost(id, reason), true),
                 };
                 if news.send(item).await.is_err() || last {

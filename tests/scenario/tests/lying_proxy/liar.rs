@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a proxy that joined keeps of itself.
 pub(crate) struct Stolen {
-    host_id: HostId,
+    pub(crate) host_id: HostId,
     credentials: Credentials,
     trust: TrustStore,
     /// Its SSH key and the certificate for it, as files hold them.
@@ -194,7 +194,7 @@ impl State {
         let hello = ProxyToAgent { message: Some(proxy_to_agent::Message::Hello(self.hello.clone())) };
         tunnel.send_control(Bytes::from(hello.encode_to_vec())).unwrap();
         let (owner, handle) = (self.clone(), tunnel.clone());
-        driver
+        let _reason = driver
             .run(move |event| {
                 let TunnelEvent::Control(bytes) = event else { return };
                 let Ok(AgentToProxy { message: Some(agent_to_proxy::Message::Hello(hello)) }) =
@@ -206,6 +206,7 @@ impl State {
                 owner.tunnels.lock().unwrap().insert(agent, handle.clone());
             })
             .await;
+        self.tunnels.lock().unwrap().retain(|_, tunnel| !tunnel.is_ended());
     }
 
     /// Says that it did what it was asked for, and does something else.

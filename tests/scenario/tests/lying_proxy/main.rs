@@ -33,6 +33,7 @@ fn lying_proxy() {
         o_false_routes_lead_nobody_astray,
         o_an_old_or_forged_policy_is_not_taken,
         o_a_lock_counts_though_one_proxy_keeps_it_back,
+        j_agents_leave_a_proxy_that_a_lock_shuts_out,
     );
     checks.end();
 }
@@ -166,4 +167,20 @@ fn o_a_lock_counts_though_one_proxy_keeps_it_back(world: &World) {
     world.liar.lead(Detour { tunnel: world.web_2, host_id: world.web_2 });
     let _refused = world.ssh().output().ended_with(255);
     let _refused = world.way().args(["ssh", "root@web-2", "echo in"]).output().failed();
+}
+
+/// The last check: afterwards nobody talks to the liar.
+fn j_agents_leave_a_proxy_that_a_lock_shuts_out(world: &World) {
+    let id = world.stolen.host_id.to_string();
+    let lock = ["locks", "add", "--server-id", &id, "--message", "taken over"];
+    let _locked = world.cluster.admin().args(lock).output().succeeded();
+    wait_until("the agents to have left the liar", || world.liar.agents().is_empty());
+    for node in &world.cluster.nodes {
+        node.daemon.wait_for_log(0, "a lock ends the tunnel to a proxy");
+    }
+    world.cluster.add_user("bob", "access", "root");
+    let ssh = world.cluster.ssh(&world.cluster.sign("bob", "1h"), 0);
+    for node in ["web-1", "web-2"] {
+        ssh.run(node, &[], "echo in").output().succeeded().printed("in");
+    }
 }
