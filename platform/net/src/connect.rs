@@ -3,6 +3,7 @@
 
 use crate::accept::tune;
 use crate::outbound::{HttpProxyError, Outbound, OutboundError};
+use crate::read_ahead::ReadAhead;
 use crate::stream::BoxStream;
 use crate::upgrade::UpgradedStream;
 use rustls::ClientConfig;
@@ -94,10 +95,10 @@ pub(crate) async fn connect_tcp_by(
 pub async fn connect_tls_straight(
     address: &HostPort,
     config: Arc<ClientConfig>,
-) -> Result<TlsStream<TcpStream>, ConnectError> {
+) -> Result<TlsStream<ReadAhead<TcpStream>>, ConnectError> {
     let attempt = async {
         let stream = connect_tcp_by(&Outbound::default(), address).await?;
-        tls_over(address, config, stream).await
+        tls_over(address, config, ReadAhead::new(stream)).await
     };
     within_deadline(address, attempt).await
 }
@@ -109,10 +110,10 @@ pub async fn connect_tls_straight(
 pub async fn connect_tls(
     address: &HostPort,
     config: Arc<ClientConfig>,
-) -> Result<TlsStream<TcpStream>, ConnectError> {
+) -> Result<TlsStream<ReadAhead<TcpStream>>, ConnectError> {
     let attempt = async {
         let stream = connect_tcp(address).await?;
-        tls_over(address, config, stream).await
+        tls_over(address, config, ReadAhead::new(stream)).await
     };
     within_deadline(address, attempt).await
 }
@@ -161,7 +162,7 @@ async fn connect_direct(
     address: &HostPort,
     config: Arc<ClientConfig>,
 ) -> Result<ClusterStream, ConnectError> {
-    let stream: BoxStream = Box::new(connect_tcp(address).await?);
+    let stream: BoxStream = Box::new(ReadAhead::new(connect_tcp(address).await?));
     checked_alpn(address, tls_over(address, config, stream).await?)
 }
 
@@ -182,7 +183,7 @@ fn is_answer(error: &io::Error) -> bool {
 /// A WebSocket to the proxy behind whatever ends TLS at `address`.
 async fn upgrade(address: &HostPort, config: Arc<ClientConfig>) -> Result<BoxStream, io::Error> {
     let outer = match connect_tcp(address).await {
-        Ok(stream) => tls_over(address, config, stream).await,
+        Ok(stream) => tls_over(address, config, ReadAhead::new(stream)).await,
         Err(error) => Err(error),
     };
     let outer = outer.map_err(|error| match error {

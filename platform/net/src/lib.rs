@@ -11,6 +11,7 @@ mod hello;
 mod lobby;
 mod message;
 mod outbound;
+mod read_ahead;
 mod refused_address;
 mod splice;
 mod stream;
@@ -30,6 +31,7 @@ pub use hello::{HELLO_BYTES_MAX, HELLO_TIMEOUT, Hello, HelloError, read_hello, r
 pub use lobby::{Admission, Slots};
 pub use message::{DIAL_MESSAGE_TIMEOUT, MessageError, read_message, write_message};
 pub use outbound::{HttpProxyError, Outbound, OutboundError};
+pub use read_ahead::ReadAhead;
 pub use refused_address::address_refusal;
 pub use splice::splice;
 pub use stream::{BoxStream, Rewind, Stream};

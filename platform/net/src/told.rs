@@ -4,6 +4,7 @@
 use crate::accept::tune;
 use crate::connect::{CONNECT_TIMEOUT, ClusterStream, ConnectError, checked_alpn, tls_over};
 use crate::outbound::Outbound;
+use crate::read_ahead::ReadAhead;
 use crate::refused_address::address_refusal;
 use crate::stream::BoxStream;
 use rustls::ClientConfig;
@@ -40,7 +41,7 @@ pub enum ToldError {
 /// See [`ToldError`].
 pub async fn connect_told(address: &HostPort, tls: Arc<ClientConfig>) -> Result<ClusterStream, ToldError> {
     let attempt = async {
-        let stream: BoxStream = Box::new(tcp(address).await?);
+        let stream: BoxStream = Box::new(ReadAhead::new(tcp(address).await?));
         let stream = tls_over(address, tls, stream).await.map_err(ToldError::Connect)?;
         checked_alpn(address, stream).map_err(ToldError::Connect)
     };

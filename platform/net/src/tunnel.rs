@@ -7,13 +7,14 @@ use bytes::{Buf, Bytes, BytesMut};
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+use tokio_util::io::poll_read_buf;
 use wayleave_mux::{
     Class, Config, ControlError, Event, GoAwayCode, Mux, MuxError, OpenError, ResetCode, Role, SendError,
     StreamId,
@@ -22,20 +23,26 @@ use wayleave_runtime::{Clock, SystemClock};
 use wayleave_vocab::Mono;
 
 /// What one pass reads from the socket.
-const READ_BYTES: usize = 32 * 1024;
+const READ_BYTES: usize = 64 * 1024;
+/// A read of so much shows that there is more where it came from.
+const BULK_BYTES_MIN: usize = 4 * 1024;
+/// A buffer that has less room is not read into any more.
+const ROOM_BYTES_MIN: usize = 16 * 1024;
 /// What one pass takes from the machine: it can no longer be overtaken.
 const WRITE_BYTES: usize = 64 * 1024;
+/// Pieces that one write takes.
+const SLICES_MAX: usize = 16;
 /// Passes before other tasks get their turn.
 const PASSES_MAX: usize = 16;
 /// Data of fewer bytes is copied together: a slice of it would keep the whole read of the socket in memory.
-const SLICE_BYTES_MIN: usize = 8 * 1024;
+const SLICE_BYTES_MIN: usize = 12 * 1024;
 /// How long what is queued may take to be sent once a tunnel is being closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long what an abandoned stream has written may wait for the other side to take it.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(60);
 
 thread_local! {
-    /// Scratch for reading, so that an idle tunnel owns no buffer.
+    /// Scratch for reading, so that a tunnel with little to say owns no buffer.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
 }
 
@@ -128,7 +135,9 @@ impl Tunnel {
             shared: shared.clone(),
             stream,
             input: BytesMut::new(),
-            output: BytesMut::new(),
+            is_busy: false,
+            ended: None,
+            output: VecDeque::new(),
             timer: None,
         };
         (Self(shared), driver)
@@ -255,10 +264,10 @@ impl State {
         }
     }
 
-    /// Forgets the streams whose last bytes have been sent.
-    fn forget_lingering(&mut self, now: Mono) {
+    /// Forgets the streams whose last bytes have been sent. False when there is none that lingers.
+    fn forget_lingering(&mut self, now: Mono) -> bool {
         if self.lingering.is_empty() {
-            return;
+            return false;
         }
         let all_is_out = !self.mux.has_output();
         let (mux, slots) = (&mut self.mux, &mut self.slots);
@@ -270,6 +279,7 @@ impl State {
             }
             unsent
         });
+        true
     }
 
     fn end(&mut self) {
@@ -339,7 +349,11 @@ pub struct TunnelDriver<S> {
     shared: Arc<Shared>,
     stream: S,
     input: BytesMut,
-    output: BytesMut,
+    /// The last read brought much: the next ones go to a buffer of their own, whose slices streams take.
+    is_busy: bool,
+    /// How reading ended, once what came before is handled.
+    ended: Option<TunnelClosed>,
+    output: VecDeque<Bytes>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -397,26 +411,62 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TunnelDriver<S> {
         cx: &mut Context<'_>,
         heard: &mut Vec<TunnelEvent>,
     ) -> Poll<Result<(), TunnelClosed>> {
-        let (stream, input) = (&mut self.stream, &mut self.input);
-        let read = SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            std::task::ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
-            input.extend_from_slice(buffer.filled());
-            Poll::Ready(Ok::<usize, io::Error>(buffer.filled().len()))
-        });
-        match std::task::ready!(read) {
-            Err(error) => return Poll::Ready(Err(TunnelClosed::Io(error))),
-            Ok(0) => return Poll::Ready(Err(TunnelClosed::ByPeer)),
-            Ok(_) => {}
+        if let Some(reason) = self.ended.take() {
+            return Poll::Ready(Err(reason));
         }
+        std::task::ready!(self.poll_fill(cx))?;
         let mut state = self.shared.lock();
         let handled = state.mux.handle_input(&mut self.input, self.shared.clock.mono());
         state.dispatch(&self.shared, heard);
         drop(state);
-        if self.input.is_empty() {
+        if self.input.is_empty() && !self.is_busy {
             self.input = BytesMut::new();
         }
         Poll::Ready(handled.map_err(TunnelClosed::Protocol))
+    }
+
+    /// Reads once, or as much as is there while much comes.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TunnelClosed>> {
+        if !self.is_busy {
+            let read = std::task::ready!(self.poll_fill_little(cx)).map_err(TunnelClosed::Io)?;
+            self.is_busy = read >= BULK_BYTES_MIN;
+            return Poll::Ready(if read == 0 { Err(TunnelClosed::ByPeer) } else { Ok(()) });
+        }
+        let before = self.input.len();
+        if self.input.capacity() - before < ROOM_BYTES_MIN {
+            self.input.reserve(READ_BYTES);
+        }
+        while self.input.len() < self.input.capacity() {
+            let reason = match poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input) {
+                Poll::Ready(Ok(1..)) => continue,
+                Poll::Ready(Ok(0)) => TunnelClosed::ByPeer,
+                Poll::Ready(Err(error)) => TunnelClosed::Io(error),
+                Poll::Pending => break,
+            };
+            self.ended = Some(reason);
+            break;
+        }
+        let read = self.input.len() - before;
+        self.is_busy = read >= BULK_BYTES_MIN;
+        match self.ended.take() {
+            Some(reason) if read == 0 => return Poll::Ready(Err(reason)),
+            ended => self.ended = ended,
+        }
+        if read == 0 {
+            self.input = BytesMut::from(&self.input[..]);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_fill_little(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let (stream, input) = (&mut self.stream, &mut self.input);
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            std::task::ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+            input.extend_from_slice(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
     }
 
     fn poll_write(
@@ -425,25 +475,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TunnelDriver<S> {
         heard: &mut Vec<TunnelEvent>,
     ) -> Poll<io::Result<Written>> {
         if self.output.is_empty() {
+            let mut parts = Vec::new();
             let mut state = self.shared.lock();
             let now = self.shared.clock.mono();
-            state.mux.poll_output(&mut self.output, WRITE_BYTES, now);
-            state.forget_lingering(now);
-            state.mux.poll_output(&mut self.output, WRITE_BYTES, now);
+            state.mux.poll_output_parts(&mut parts, WRITE_BYTES, now);
+            if state.forget_lingering(now) {
+                state.mux.poll_output_parts(&mut parts, WRITE_BYTES, now);
+            }
             state.dispatch(&self.shared, heard);
+            self.output = parts.into();
             if self.output.is_empty() {
                 if state.closing.is_some() {
                     return Poll::Ready(Ok(Written::LastOne));
                 }
                 state.driver = Some(cx.waker().clone());
                 drop(state);
-                self.output = BytesMut::new();
                 let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
                 return Poll::Pending;
             }
         }
         while !self.output.is_empty() {
-            let count = match Pin::new(&mut self.stream).poll_write(cx, &self.output)? {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let mut used = 0;
+            for (slice, part) in slices.iter_mut().zip(&self.output) {
+                *slice = IoSlice::new(part);
+                used += 1;
+            }
+            let slices = slices.get(..used).unwrap_or_default();
+            let count = match Pin::new(&mut self.stream).poll_write_vectored(cx, slices)? {
                 Poll::Ready(count) => count,
                 Poll::Pending => {
                     let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
@@ -453,7 +512,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TunnelDriver<S> {
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.output.advance(count);
+            advance(&mut self.output, count);
         }
         Poll::Ready(Ok(Written::Some))
     }
@@ -487,11 +546,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TunnelDriver<S> {
 
     /// After a violation the machine has one more frame that tells the other side.
     fn flush_last(&mut self, cx: &mut Context<'_>) {
-        let mut state = self.shared.lock();
-        state.mux.poll_output(&mut self.output, WRITE_BYTES, self.shared.clock.mono());
-        drop(state);
-        let _ = Pin::new(&mut self.stream).poll_write(cx, &self.output);
+        let mut last = BytesMut::new();
+        self.output.iter().for_each(|part| last.extend_from_slice(part));
+        self.shared.lock().mux.poll_output(&mut last, WRITE_BYTES, self.shared.clock.mono());
+        let _ = Pin::new(&mut self.stream).poll_write(cx, &last);
         let _ = Pin::new(&mut self.stream).poll_flush(cx);
+    }
+}
+
+/// Drops what was written.
+fn advance(parts: &mut VecDeque<Bytes>, mut written: usize) {
+    while written > 0
+        && let Some(front) = parts.front_mut()
+    {
+        let part = written.min(front.len());
+        front.advance(part);
+        written -= part;
+        if front.is_empty() {
+            parts.pop_front();
+        }
     }
 }
 

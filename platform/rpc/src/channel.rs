@@ -18,15 +18,35 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
+/// Window of one stream between peers, both ways.
+pub const PEER_STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Window of a whole connection between peers: it never binds before its streams do.
+pub const PEER_CONNECTION_WINDOW_BYTES: u32 = i32::MAX as u32;
+/// Longest frame between peers: a whole message of 64 KiB.
+pub const PEER_FRAME_BYTES_MAX: u32 = 64 * 1024;
+
 /// A channel that connects when it is first used, and again after a loss.
 ///
 /// It never goes through a WebSocket or an HTTP proxy: see [`channel_through`].
 pub fn channel(address: HostPort, tls: Arc<ClientConfig>) -> Channel {
+    connect_lazy(&endpoint(), address, tls)
+}
+
+/// As [`channel`], to a peer: with windows and frames for the streams of users.
+pub fn peer_channel(address: HostPort, tls: Arc<ClientConfig>) -> Channel {
+    let endpoint = endpoint()
+        .initial_stream_window_size(PEER_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(PEER_CONNECTION_WINDOW_BYTES)
+        .max_frame_size(PEER_FRAME_BYTES_MAX);
+    connect_lazy(&endpoint, address, tls)
+}
+
+fn connect_lazy(endpoint: &Endpoint, address: HostPort, tls: Arc<ClientConfig>) -> Channel {
     let connector = tower::service_fn(move |_: Uri| {
         let (address, tls) = (address.clone(), tls.clone());
         async move { connect_tls_straight(&address, tls).await.map(TokioIo::new).map_err(io::Error::other) }
     });
-    endpoint().connect_with_connector_lazy(connector)
+    endpoint.connect_with_connector_lazy(connector)
 }
 
 /// As [`channel`], to whichever of several addresses answers. They may be proxies behind a balancer which ends TLS: there

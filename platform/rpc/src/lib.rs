@@ -5,6 +5,9 @@ mod channel;
 mod incoming;
 mod public;
 
-pub use channel::{CALL_TIMEOUT, channel, channel_through};
+pub use channel::{
+    CALL_TIMEOUT, PEER_CONNECTION_WINDOW_BYTES, PEER_FRAME_BYTES_MAX, PEER_STREAM_WINDOW_BYTES, channel,
+    channel_through, peer_channel,
+};
 pub use incoming::{Caller, RpcStream};
 pub use public::{PublicPinsError, public_pins};

@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 use wayleave_api::{ALPN_AUTH, ALPN_DIAL, ALPN_TUNNEL};
 use wayleave_net::{
-    Admission, BoxStream, HELLO_TIMEOUT, Hello, Rewind, UPGRADE_PATH, UpgradedStream, read_hello,
+    Admission, BoxStream, HELLO_TIMEOUT, Hello, ReadAhead, Rewind, UPGRADE_PATH, UpgradedStream, read_hello,
     read_proxy_header,
 };
 use wayleave_runtime::Shutdown;
@@ -60,7 +60,8 @@ pub(crate) async fn serve(
     let arrived = |client, depth| Arrived { client, depth, admission: admission.clone() };
     let served = match &shared.config.proxy_protocol {
         ProxyProtocol::Off => {
-            serve_hello(&shared, Box::new(stream), arrived(peer, Depth::Outer), shutdown).await
+            serve_hello(&shared, Box::new(ReadAhead::new(stream)), arrived(peer, Depth::Outer), shutdown)
+                .await
         }
         ProxyProtocol::RequiredFrom(networks) if !contains(networks, peer.ip()) => {
             tracing::debug!(%peer, "not a load balancer of proxy_protocol_from: closed");
@@ -69,7 +70,7 @@ pub(crate) async fn serve(
         ProxyProtocol::RequiredFrom(_) => match read_proxy_header(stream).await {
             Ok((source, stream)) => {
                 let arrived = arrived(source.unwrap_or(peer), Depth::Outer);
-                serve_hello(&shared, Box::new(stream), arrived, shutdown).await
+                serve_hello(&shared, Box::new(ReadAhead::new(stream)), arrived, shutdown).await
             }
             Err(error) => Err(error.into()),
         },

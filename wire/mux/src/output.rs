@@ -149,9 +149,11 @@ impl Mux {
         true
     }
 
-    /// Long frames save work, but only while nobody else waits for them.
+    /// Long frames save work, but only while nobody else waits for them. With its header a frame is as long as whole
+    /// TLS records, so that none is begun for a few bytes.
     fn payload_bytes_max(&self) -> usize {
-        if self.streams.len() > 1 { PAYLOAD_BYTES_SHARED_MAX } else { PAYLOAD_BYTES_MAX }
+        let longest = if self.streams.len() > 1 { PAYLOAD_BYTES_SHARED_MAX } else { PAYLOAD_BYTES_MAX };
+        longest - HEADER_BYTES
     }
 
     fn put_urgent(&mut self, sink: &mut impl Sink, urgent: Urgent, now: Mono) {

@@ -1,17 +1,18 @@
 //! Connections to the peers: a small pool for dials, and the stream of their routes.
 
-use super::codec::{BytesCodec, DIAL_PATH};
+use super::codec::{DIAL_PATH, Messages, message};
 use super::stream::{MESSAGES_MAX, PeerStream};
 use crate::routes::from_wire;
 use crate::service::Shared;
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::client::Grpc;
+use tonic::body::Body;
 use tonic::transport::Channel;
+use tower::{Service as _, ServiceExt as _};
 use wayleave_api::PEER_VERSION;
 use wayleave_api::auth::ProxyRecord;
 use wayleave_api::peer::peer_client::PeerClient;
@@ -20,12 +21,13 @@ use wayleave_dial::{DialRefusal, DialRequest, DialResponse};
 use wayleave_keystore::client_config;
 use wayleave_net::{BoxStream, DIAL_MESSAGE_TIMEOUT, read_message};
 use wayleave_peering::Source;
-use wayleave_rpc::channel;
+use wayleave_rpc::peer_channel;
 use wayleave_runtime::{Clock, Shutdown, TaskGroup, random_u64};
 use wayleave_vocab::{HostId, HostPort, Incarnation, SystemRole};
 
 /// Connections to each peer, over which dials are spread.
 const CONNECTIONS_PER_PEER: usize = 2;
+pub(super) const GRPC_CONTENT_TYPE: &str = "application/grpc";
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
@@ -65,21 +67,15 @@ impl Peers {
             .cloned()
             .ok_or_else(|| unreachable("no peer address of this proxy is known".to_owned()))?;
         let channel = peer.channel().ok_or_else(|| unreachable("there is no connection to it".to_owned()))?;
-        let mut grpc = Grpc::new(channel);
-        grpc.ready().await.map_err(|e| unreachable(e.to_string()))?;
         let (sender, receiver) = mpsc::channel(MESSAGES_MAX);
-        let outbound = ReceiverStream::new(receiver);
         let first =
             wayleave_dial::encode(request).map_err(|e| DialRefusal::Invalid { detail: e.to_string() })?;
-        if sender.try_send(first.into()).is_err() {
+        if sender.try_send(message(&first)).is_err() {
             return Err(unreachable("the call could not begin".to_owned()));
         }
-        let path = http::uri::PathAndQuery::from_static(DIAL_PATH);
-        let answer = grpc
-            .streaming(tonic::Request::new(outbound), path, BytesCodec)
-            .await
-            .map_err(|status| unreachable(status.message().to_owned()))?;
-        let mut stream = PeerStream::new(sender, answer.into_inner(), self.tasks.clone());
+        let answer =
+            call(channel, receiver).await.map_err(|status| unreachable(status.message().to_owned()))?;
+        let mut stream = PeerStream::new(sender, answer, self.tasks.clone());
         let response: DialResponse =
             read_message(&mut stream, DIAL_MESSAGE_TIMEOUT).await.map_err(|e| unreachable(e.to_string()))?;
         match response {
@@ -136,6 +132,24 @@ impl Peers {
     }
 }
 
+/// Begins a `Dial` call; gives the body of the answer.
+async fn call(mut channel: Channel, messages: mpsc::Receiver<Bytes>) -> Result<Body, tonic::Status> {
+    let request = http::Request::post(DIAL_PATH)
+        .header(http::header::TE, "trailers")
+        .header(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE)
+        .body(Body::new(Messages::of_client(messages)))
+        .map_err(|e| tonic::Status::internal(e.to_string()))?;
+    let channel = channel.ready().await.map_err(|e| tonic::Status::from_error(Box::new(e)))?;
+    let answer = channel.call(request).await.map_err(|e| tonic::Status::from_error(Box::new(e)))?;
+    if answer.status() != http::StatusCode::OK {
+        return Err(tonic::Status::unavailable(format!("the peer answered with {}", answer.status())));
+    }
+    match tonic::Status::from_header_map(answer.headers()) {
+        Some(status) => Err(status),
+        None => Ok(answer.into_body()),
+    }
+}
+
 fn connect(
     shared: &Shared,
     id: HostId,
@@ -144,7 +158,7 @@ fn connect(
 ) -> Result<Arc<Peer>, wayleave_keystore::TlsConfigError> {
     let config = &shared.config;
     let tls = client_config(&config.tls, &config.trust, SystemRole::Proxy, Some(id), &[b"h2"])?;
-    let channels = (0..CONNECTIONS_PER_PEER).map(|_| channel(address.clone(), tls.clone())).collect();
+    let channels = (0..CONNECTIONS_PER_PEER).map(|_| peer_channel(address.clone(), tls.clone())).collect();
     Ok(Arc::new(Peer { address, incarnation, channels, next: AtomicUsize::new(0), ended: Shutdown::new() }))
 }
 

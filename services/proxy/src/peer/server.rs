@@ -1,6 +1,7 @@
 //! What this proxy offers its peers on 3021.
 
-use super::codec::{BytesCodec, DIAL_SERVICE};
+use super::client::GRPC_CONTENT_TYPE;
+use super::codec::{DIAL_SERVICE, Messages};
 use super::stream::{MESSAGES_MAX, PeerStream};
 use crate::dial::dial_local;
 use crate::service::Shared;
@@ -19,8 +20,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
-use tonic::server::{Grpc, NamedService, StreamingService};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::server::NamedService;
+use tonic::{Request, Response, Status};
 use wayleave_api::PEER_VERSION;
 use wayleave_api::auth::RouteUpdate;
 use wayleave_api::peer::peer_server::{Peer, PeerServer};
@@ -29,9 +30,11 @@ use wayleave_dial::{DialRefusal, DialRequest, DialResponse, VERSION};
 use wayleave_identity::Principal;
 use wayleave_keystore::Audience;
 use wayleave_net::{
-    Admission, HELLO_TIMEOUT, Rewind, Slots, accept_loop, read_message, splice, write_message,
+    Admission, HELLO_TIMEOUT, ReadAhead, Rewind, Slots, accept_loop, read_message, splice, write_message,
 };
-use wayleave_rpc::{Caller, RpcStream};
+use wayleave_rpc::{
+    Caller, PEER_CONNECTION_WINDOW_BYTES, PEER_FRAME_BYTES_MAX, PEER_STREAM_WINDOW_BYTES, RpcStream,
+};
 use wayleave_runtime::{Clock, Shutdown};
 use wayleave_vocab::{HostId, SystemRole};
 
@@ -39,10 +42,6 @@ use wayleave_vocab::{HostId, SystemRole};
 const STREAMS_MAX: u32 = 1 << 20;
 /// Resets that may wait to be accepted: racing dials end by message, so only broken peers reset.
 const PENDING_RESETS_MAX: usize = 10_000;
-const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
-/// The whole connection never binds before its streams do.
-const CONNECTION_WINDOW_BYTES: u32 = i32::MAX as u32;
-const FRAME_BYTES_MAX: u32 = 64 * 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// TLS connections that have finished their handshake and wait for the server.
@@ -75,9 +74,9 @@ pub(super) async fn serve_peers(shared: Arc<Shared>, listener: TcpListener, shut
     let serving = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES_MAX)
+        .initial_stream_window_size(PEER_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(PEER_CONNECTION_WINDOW_BYTES)
+        .max_frame_size(PEER_FRAME_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(PeerServer::new(service.clone()))
@@ -96,7 +95,7 @@ async fn accept_peer(
     peer: SocketAddr,
 ) -> Result<RpcStream, &'static str> {
     let accepting = async {
-        let mut tls = TlsAcceptor::from(shared.peer_tls.clone()).accept(stream).await?;
+        let mut tls = TlsAcceptor::from(shared.peer_tls.clone()).accept(ReadAhead::new(stream)).await?;
         let mut preface = [0; PREFACE_BYTES];
         tls.read_exact(&mut preface).await?;
         Ok::<_, std::io::Error>((preface, tls))
@@ -127,8 +126,8 @@ fn may_call(shared: &Shared, principal: &Principal) -> bool {
     principal.as_host_with(SystemRole::Proxy).is_some_and(|host| !shared.is_locked(host.host_id))
 }
 
-fn calling_proxy<T>(shared: &Shared, request: &Request<T>) -> Result<HostId, Status> {
-    let caller = request.extensions().get::<Caller>();
+fn calling_proxy(shared: &Shared, extensions: &http::Extensions) -> Result<HostId, Status> {
+    let caller = extensions.get::<Caller>();
     match caller.and_then(|c| c.principal.as_ref()) {
         Some(principal @ Principal::Host(host)) if may_call(shared, principal) => Ok(host.host_id),
         _ => Err(Status::permission_denied("only proxies of this cluster may call")),
@@ -142,7 +141,7 @@ impl Peer for PeerService {
     type SyncRoutesStream = RouteStream;
 
     async fn ping(&self, request: Request<PeerPingRequest>) -> Result<Response<PeerPingResponse>, Status> {
-        calling_proxy(&self.shared, &request)?;
+        calling_proxy(&self.shared, request.extensions())?;
         Ok(Response::new(PeerPingResponse {
             proxy_id: self.shared.config.host_id.to_string(),
             incarnation: self.shared.routes.incarnation().0,
@@ -155,7 +154,7 @@ impl Peer for PeerService {
         &self,
         request: Request<SyncRoutesRequest>,
     ) -> Result<Response<RouteStream>, Status> {
-        calling_proxy(&self.shared, &request)?;
+        calling_proxy(&self.shared, request.extensions())?;
         let updates = self.shared.routes.subscribe(self.shared.clock.mono());
         let shutdown = self.shutdown.clone();
         let until_shutdown = async move { shutdown.requested().await };
@@ -183,33 +182,29 @@ impl tower::Service<http::Request<Body>> for DialServer {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let method = self.clone();
-        Box::pin(async move { Ok(Grpc::new(BytesCodec).streaming(method, request).await) })
+        let service = self.0.clone();
+        Box::pin(async move { Ok(service.begin_dial(request).unwrap_or_else(Status::into_http)) })
     }
 }
 
-type BytesStream = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
-
-impl StreamingService<Bytes> for DialServer {
-    type Response = Bytes;
-    type ResponseStream = BytesStream;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<BytesStream>, Status>> + Send>>;
-
-    fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
-        let PeerService { shared, shutdown } = self.0.clone();
-        Box::pin(async move {
-            let peer = calling_proxy(&shared, &request)?;
-            let (sender, receiver) = mpsc::channel(MESSAGES_MAX);
-            let stream = PeerStream::new(sender, request.into_inner(), shared.tasks.clone());
-            let tasks = shared.tasks.clone();
-            tasks.spawn_many(async move {
-                if let Err(error) = answer_dial(&shared, stream, &shutdown).await {
-                    tracing::debug!(%peer, error = &*error as &dyn std::error::Error, "a dial of a peer ended");
-                }
-            });
-            let messages = ReceiverStream::new(receiver).map(Ok);
-            Ok(Response::new(Box::pin(messages) as BytesStream))
-        })
+impl PeerService {
+    /// Answers a call and leaves the stream to a task.
+    fn begin_dial(self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        let Self { shared, shutdown } = self;
+        let peer = calling_proxy(&shared, request.extensions())?;
+        let (sender, receiver) = mpsc::channel(MESSAGES_MAX);
+        let answer = http::Response::builder()
+            .header(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE)
+            .body(Body::new(Messages::of_server(receiver)?))
+            .map_err(|e| Status::internal(e.to_string()))?;
+        let tasks = shared.tasks.clone();
+        let stream = PeerStream::new(sender, request.into_body(), tasks.clone());
+        tasks.spawn_many(async move {
+            if let Err(error) = answer_dial(&shared, stream, &shutdown).await {
+                tracing::debug!(%peer, error = &*error as &dyn std::error::Error, "a dial of a peer ended");
+            }
+        });
+        Ok(answer)
     }
 }
 

@@ -1,16 +1,17 @@
 //! A `Dial` call as a byte stream.
 
-use super::codec::CHUNK_BYTES_MAX;
+use super::codec::{CHUNK_BYTES_MAX, Part, Reader, message};
 use bytes::{Buf, Bytes};
-use futures::Stream as _;
+use hyper::body::Body as _;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_stream::StreamExt;
 use tokio_util::sync::PollSender;
-use tonic::Streaming;
+use tonic::Status;
+use tonic::body::Body;
 use wayleave_runtime::TaskGroup;
 
 /// Messages under way in one direction.
@@ -21,7 +22,10 @@ const REAP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Both directions of one call.
 pub(crate) struct PeerStream {
     send: PollSender<Bytes>,
-    receive: Option<Streaming<Bytes>>,
+    receive: Option<Body>,
+    reader: Reader,
+    /// Received, and not taken apart yet.
+    frame: Bytes,
     ahead: Bytes,
     received_end: bool,
     tasks: TaskGroup,
@@ -29,19 +33,53 @@ pub(crate) struct PeerStream {
 
 impl PeerStream {
     /// Joins what is sent and what is received. Abandoned calls are ended by a task of `tasks`.
-    pub(super) fn new(
-        send: tokio::sync::mpsc::Sender<Bytes>,
-        receive: Streaming<Bytes>,
-        tasks: TaskGroup,
-    ) -> Self {
-        let send = PollSender::new(send);
-        Self { send, receive: Some(receive), ahead: Bytes::new(), received_end: false, tasks }
+    pub(super) fn new(send: tokio::sync::mpsc::Sender<Bytes>, receive: Body, tasks: TaskGroup) -> Self {
+        Self {
+            send: PollSender::new(send),
+            receive: Some(receive),
+            reader: Reader::default(),
+            frame: Bytes::new(),
+            ahead: Bytes::new(),
+            received_end: false,
+            tasks,
+        }
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, message: &[u8]) -> Poll<io::Result<()>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<()>> {
         ready!(self.send.poll_reserve(cx)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
-        let sent = self.send.send_item(Bytes::copy_from_slice(message));
+        let sent = self.send.send_item(message(data));
         Poll::Ready(sent.map_err(|_| io::ErrorKind::BrokenPipe.into()))
+    }
+
+    /// Waits for data or the end of it.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.ahead.is_empty() && !self.received_end {
+            match self.reader.next(&mut self.frame).map_err(io::Error::other)? {
+                Some(Part::Data(data)) => self.ahead = data,
+                Some(Part::End) => self.received_end = true,
+                None => self.frame = ready!(self.poll_frame(cx))?,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        let Some(receive) = &mut self.receive else {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        };
+        let status = match ready!(Pin::new(receive).poll_frame(cx)) {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => return Poll::Ready(Ok(data)),
+                Err(frame) => frame.trailers_ref().and_then(Status::from_header_map),
+            },
+            Some(Err(status)) => Some(status),
+            None => None,
+        };
+        self.receive = None;
+        Poll::Ready(Err(match status {
+            Some(status) if status.code() != tonic::Code::Ok => io::Error::other(status),
+            Some(_) | None => io::ErrorKind::ConnectionReset.into(),
+        }))
     }
 }
 
@@ -51,23 +89,7 @@ impl AsyncRead for PeerStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        while self.ahead.is_empty() {
-            if self.received_end {
-                return Poll::Ready(Ok(()));
-            }
-            let Some(receive) = &mut self.receive else {
-                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-            };
-            match ready!(Pin::new(receive).poll_next(cx)) {
-                Some(Ok(message)) if message.is_empty() => self.received_end = true,
-                Some(Ok(message)) => self.ahead = message,
-                Some(Err(status)) => return Poll::Ready(Err(io::Error::other(status))),
-                None => {
-                    self.receive = None;
-                    return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-                }
-            }
-        }
+        ready!(self.poll_receive(cx))?;
         let count = self.ahead.len().min(buf.remaining());
         buf.put_slice(&self.ahead[..count]);
         self.ahead.advance(count);
@@ -106,7 +128,9 @@ impl Drop for PeerStream {
         self.send.close();
         let Some(mut receive) = self.receive.take() else { return };
         self.tasks.spawn_many(async move {
-            let drain = async { while let Some(Ok(_)) = receive.next().await {} };
+            let drain = async {
+                while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut receive).poll_frame(cx)).await {}
+            };
             let _ = tokio::time::timeout(REAP_TIMEOUT, drain).await;
         });
     }

@@ -15,8 +15,8 @@ use wayleave_dial::{DialRequest, DialResponse};
 use wayleave_keystore::{Credentials, client_config};
 use wayleave_mux::{Config, Role};
 use wayleave_net::{
-    BoxStream, DIAL_MESSAGE_TIMEOUT, Stream, Tunnel, TunnelEvent, TunnelStream, connect_tls, read_message,
-    write_message,
+    BoxStream, DIAL_MESSAGE_TIMEOUT, ReadAhead, Stream, Tunnel, TunnelEvent, TunnelStream, connect_tls,
+    read_message, write_message,
 };
 use wayleave_runtime::TaskGroup;
 use wayleave_vocab::{HostId, HostPort, SystemRole};
@@ -100,7 +100,7 @@ pub(crate) async fn tls(
     cluster: &Cluster,
     proxy: &HostPort,
     credentials: &Credentials,
-) -> Result<TlsStream<tokio::net::TcpStream>, wayleave_net::ConnectError> {
+) -> Result<TlsStream<ReadAhead<tokio::net::TcpStream>>, wayleave_net::ConnectError> {
     let trust = &cluster.authorities.trust;
     let config = client_config(credentials, trust, SystemRole::Proxy, None, &[ALPN_TUNNEL]).unwrap();
     connect_tls(proxy, config).await
