@@ -11,6 +11,7 @@ mod child;
 mod environment;
 mod exit;
 mod launch;
+mod memory;
 mod modes;
 mod order;
 mod privileges;
@@ -28,6 +29,7 @@ pub use environment::{
 };
 pub use exit::Exit;
 pub use launch::{ChildSpec, ChildStreams, Launcher, SpawnError, Work};
+pub use memory::{GivenBack, IdleMemory, keep_buffer_pages};
 pub use modes::TerminalModes;
 pub use order::{COMMAND_BYTES_MAX, ChildFailure};
 pub use process::{Child, SignalError};

@@ -82,6 +82,39 @@ pub(crate) fn local_time(unix_seconds: i64) -> Option<LocalTime> {
     })
 }
 
+/// Tells the allocator how much free memory at the end of a heap it keeps.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(crate) fn keep_heap_bytes(bytes: i32) {
+    // SAFETY: the call changes a number of the allocator under its own lock; it may be called at any time.
+    let _unchanged_if_refused = unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, bytes) };
+}
+
+/// Gives all free memory of the heaps back.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(crate) fn trim_heap() {
+    // SAFETY: the allocator gives back pages in which nothing is allocated, under its own locks.
+    let _whether_there_was_any = unsafe { libc::malloc_trim(0) };
+}
+
+/// Other allocators decide that by themselves.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(crate) fn keep_heap_bytes(_: i32) {}
+
+/// Other allocators do that by themselves.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(crate) fn trim_heap() {}
+
+/// Lets go of pages between two addresses.
+///
+/// Only for a mapping of a file that nobody can write and no page of which was ever written.
+pub(crate) fn release_pages(start: usize, end: usize) -> io::Result<()> {
+    let address = std::ptr::with_exposed_provenance_mut(start);
+    // SAFETY: the call takes pages away that the next access brings back from the file with the same content, as the
+    // caller vouches. Addresses that are not mapped are refused.
+    let result = unsafe { libc::madvise(address, end.saturating_sub(start), libc::MADV_DONTNEED) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Gives every signal its default action and unblocks all.
 ///
 /// Only for a process with one thread that installed no handler it still needs.

@@ -19,8 +19,12 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use wayleave_config::{Config, LogOutput as ConfiguredOutput, LogSeverity as ConfiguredSeverity};
 use wayleave_net::Outbound;
+use wayleave_os::{GivenBack, IdleMemory};
 use wayleave_runtime::{ServiceManager, Shutdown, SystemClock};
 use wayleave_telemetry::{LogConfig, LogFormat, LogOutput, Severity};
+
+/// How often is looked whether the process has become idle.
+const IDLE_LOOK: Duration = Duration::from_secs(20);
 
 /// What the parts of one process are built with.
 pub(crate) struct Process {
@@ -47,6 +51,7 @@ pub(crate) fn run(args: &StartArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    wayleave_os::keep_buffer_pages();
     let done = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -78,6 +83,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         signals.spawn("watchdog", keep_alive(manager.clone(), interval, now.clone()));
     }
     let running = running::start(process).await?;
+    signals.spawn("idle memory", give_back_when_idle());
     if !running.is_ending() {
         manager.ready("serving");
     }
@@ -98,6 +104,24 @@ fn check_way_out() -> anyhow::Result<()> {
         tracing::debug!(%proxy, "the HTTP proxy");
     }
     Ok(())
+}
+
+/// A process that idles for weeks keeps little memory.
+async fn give_back_when_idle() {
+    let mut idle = IdleMemory::new();
+    loop {
+        tokio::time::sleep(IDLE_LOOK).await;
+        match idle.look() {
+            Ok(None) => {}
+            Ok(Some(GivenBack { program_bytes })) => {
+                tracing::debug!(program_bytes, "idle: free memory and pages of the program are given back");
+            }
+            Err(error) => {
+                tracing::debug!(%error, "memory is not given back while idle");
+                return;
+            }
+        }
+    }
 }
 
 /// The first signal begins the drain, the second ends the process at once.
