@@ -61,11 +61,15 @@ impl Site {
         Ok(Self { directory, bin_dir: bin_dir.to_owned(), login: login.to_owned() })
     }
 
-    fn home(&self, name: &str) -> PathBuf {
+    pub(crate) fn bin_dir(&self) -> &Path {
+        &self.bin_dir
+    }
+
+    pub(crate) fn home(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
 
-    fn write(&self, name: &str, upstream: &str, services: &str) -> Result<()> {
+    pub(crate) fn write(&self, name: &str, upstream: &str, services: &str) -> Result<()> {
         let home = self.home(name);
         fs::create_dir_all(&home)?;
         let joining = if upstream.is_empty() {
@@ -82,7 +86,7 @@ impl Site {
         fs::write(home.join("wayleave.yaml"), text).with_context(|| format!("the configuration of {name}"))
     }
 
-    fn auth_section(&self, address: SocketAddr) -> Result<String> {
+    pub(crate) fn auth_section(&self, address: SocketAddr) -> Result<String> {
         let token = self.directory.join("token");
         // Only this machine can reach the cluster, and only for the minutes it lives.
         fs::write(&token, format!("bench-token-{}-{}", std::process::id(), address.port()))?;
@@ -117,7 +121,7 @@ impl Site {
     }
 
     /// Writes the pin that the others join with, once Auth answers.
-    fn write_pin(&self, auth: &mut Daemon) -> Result<()> {
+    pub(crate) fn write_pin(&self, auth: &mut Daemon) -> Result<()> {
         let status = wait_for("Auth to answer", || {
             auth.check()?;
             let output = self.admin(&auth.name).args(["status", "--format", "json"]).output()?;
@@ -225,7 +229,7 @@ impl Peered {
     }
 }
 
-fn start_proxy(site: &Site, name: &str, auth: SocketAddr) -> Result<Proxy> {
+pub(crate) fn start_proxy(site: &Site, name: &str, auth: SocketAddr) -> Result<Proxy> {
     let (web, section) = proxy_section()?;
     site.write(name, &format!("auth_server: {auth}"), &section.0)?;
     let mut daemon = site.start(name)?;

@@ -8,11 +8,15 @@
 mod account;
 mod cluster;
 mod daemon;
+mod fleet;
+mod loader;
 mod machine;
 mod openssh;
 mod options;
 mod place;
+mod plot;
 mod proc_fs;
+mod rathole;
 mod report;
 mod rows;
 mod sample;

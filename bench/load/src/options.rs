@@ -9,12 +9,14 @@ pub(crate) const USAGE: &str = "\
 Usage: cargo xtask bench [ROW]… [OPTION]…
 
 Measures rows of BUDGETS beside their peers, interleaved, and writes bench/results/ROW.json and bench/RESULTS.md.
-Rows: 1 2 3 4 5 6 7 (all when none is named).
+Rows: 1 to 10, 12 and 16 (all when none is named).
 
   --runs N        runs of every contender (default 5, at least 5 for a figure to be quoted)
-  --mib N         size of a stream in row 3 (default 2048)
+  --mib N         size of a stream in rows 3 and 8 (default 2048)
+  --dials N       connections of one run in row 12 (default 5000)
+  --tunnels N     tunnels in row 10 (default 15000)
   --sessions N    sessions before memory is looked at in row 6 (default 100)
-  --idle-s N      seconds idle after them (default 60)
+  --idle-s N      seconds idle after them, and in row 10 (default 60)
   --bin-dir DIR   where `wayleave` and `way` are (default: beside this program)
   --out DIR       where to write (default bench)
 ";
@@ -29,6 +31,8 @@ pub(crate) struct Options {
     pub(crate) runs: usize,
     pub(crate) stream_mib: u64,
     pub(crate) sessions: usize,
+    pub(crate) dials: u64,
+    pub(crate) tunnels: u64,
     pub(crate) idle: Duration,
     pub(crate) bin_dir: PathBuf,
     pub(crate) out: PathBuf,
@@ -44,6 +48,8 @@ impl Options {
             runs: RUNS_QUOTABLE,
             stream_mib: 2_048,
             sessions: 100,
+            dials: 5_000,
+            tunnels: 15_000,
             idle: Duration::from_secs(60),
             bin_dir: beside_this_program()?,
             out: PathBuf::from("bench"),
@@ -57,7 +63,7 @@ impl Options {
                 "-h" | "--help" => return Ok(None),
                 "--bin-dir" => options.bin_dir = PathBuf::from(value()?),
                 "--out" => options.out = PathBuf::from(value()?),
-                "--runs" | "--mib" | "--sessions" | "--idle-s" => {
+                "--runs" | "--mib" | "--dials" | "--tunnels" | "--sessions" | "--idle-s" => {
                     let number = value()?;
                     options.set(&argument, &number)?;
                     shown.push(format!("{argument} {number}"));
@@ -78,6 +84,8 @@ impl Options {
         match option {
             "--runs" => self.runs = usize::try_from(number)?.min(RUNS_MAX),
             "--mib" => self.stream_mib = number,
+            "--dials" => self.dials = number,
+            "--tunnels" => self.tunnels = number,
             "--sessions" => self.sessions = usize::try_from(number)?,
             "--idle-s" => self.idle = Duration::from_secs(number),
             other => bail!("{other} is no option"),

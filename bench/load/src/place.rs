@@ -55,6 +55,11 @@ impl<'a> Place<'a> {
         self.field = None;
     }
 
+    /// Where something else may write.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
     /// Leaves everything that was written where it is.
     pub(crate) fn keep(&mut self) -> &Path {
         self.directory.disable_cleanup(true);

@@ -28,15 +28,43 @@ struct Stat {
 /// Places in `/proc/PID/stat` behind the name, as proc(5) numbers them less three.
 const UTIME: usize = 11;
 const STIME: usize = 12;
+const CHILDREN_UTIME: usize = 13;
+const CHILDREN_STIME: usize = 14;
 
 /// CPU seconds that the threads of a process have used.
 ///
 /// # Errors
 /// When the process is gone.
 pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
+    seconds(pid, [UTIME, STIME])
+}
+
+/// CPU seconds of the children that a process has waited for.
+///
+/// # Errors
+/// When the process is gone.
+pub(crate) fn children_cpu_seconds(pid: u32) -> Result<f64> {
+    seconds(pid, [CHILDREN_UTIME, CHILDREN_STIME])
+}
+
+fn seconds(pid: u32, fields: [usize; 2]) -> Result<f64> {
     let stat = stat(pid)?;
-    let ticks = |index: usize| stat.fields.get(index).copied().unwrap_or_default();
-    Ok((ticks(UTIME) + ticks(STIME)) as f64 / ticks_per_second())
+    let ticks: u64 = fields.iter().filter_map(|index| stat.fields.get(*index)).sum();
+    Ok(ticks as f64 / ticks_per_second())
+}
+
+/// Kernel memory of all TCP sockets of this machine, in KiB.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub(crate) fn socket_memory_kib() -> Result<f64> {
+    const PATH: &str = "/proc/net/sockstat";
+    const PAGE_KIB: f64 = 4.0;
+    let text = fs::read_to_string(PATH).context(PATH)?;
+    let words = text.lines().find_map(|line| line.strip_prefix("TCP:")).context("no line of TCP")?;
+    let pages =
+        words.split_whitespace().skip_while(|word| *word != "mem").nth(1).context("no memory of TCP")?;
+    Ok(pages.parse::<f64>()? * PAGE_KIB)
 }
 
 /// The name of the program a process runs, as the kernel cuts it.

@@ -165,13 +165,16 @@ impl RowReport {
         })
     }
 
-    /// Writes `results/ROW.json`.
+    /// Writes `results/ROW.json` and a picture of it beside.
     pub(crate) fn write(&self, out: &Path) -> Result<()> {
         let directory = out.join("results");
         fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
         let path = directory.join(format!("{}.json", self.row));
         let text = serde_json::to_string_pretty(self)? + "\n";
-        fs::write(&path, text).with_context(|| path.display().to_string())
+        fs::write(&path, text).with_context(|| path.display().to_string())?;
+        let picture = crate::plot::svg(&format!("Row {}: {}", self.row, self.title), &self.series)?;
+        let path = path.with_extension("svg");
+        fs::write(&path, picture).with_context(|| path.display().to_string())
     }
 
     /// Tells the person who waits.
@@ -280,7 +283,7 @@ fn table(reports: &[RowReport]) -> Result<String> {
 }
 
 /// Three digits, as far as they say something.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),

@@ -3,9 +3,14 @@
 mod keystroke;
 mod memory;
 mod session;
+mod session_rate;
 mod size;
 mod start;
 mod stream;
+mod tunnel;
+mod tunnel_dial;
+mod tunnel_memory;
+mod tunnel_stream;
 
 use crate::place::Place;
 use crate::report::Findings;
@@ -20,10 +25,15 @@ pub(crate) enum Row {
     Start,
     Memory,
     Size,
+    TunnelStream,
+    TunnelDial,
+    TunnelMemory,
+    DialRate,
+    SessionRate,
 }
 
 impl Row {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::StockSession,
         Self::WaySession,
         Self::Stream,
@@ -31,6 +41,11 @@ impl Row {
         Self::Start,
         Self::Memory,
         Self::Size,
+        Self::TunnelStream,
+        Self::TunnelDial,
+        Self::TunnelMemory,
+        Self::DialRate,
+        Self::SessionRate,
     ];
 
     pub(crate) fn parse(text: &str) -> Result<Self> {
@@ -50,6 +65,11 @@ impl Row {
             Self::Start => 5,
             Self::Memory => 6,
             Self::Size => 7,
+            Self::TunnelStream => 8,
+            Self::TunnelDial => 9,
+            Self::TunnelMemory => 10,
+            Self::DialRate => 12,
+            Self::SessionRate => 16,
         }
     }
 
@@ -62,6 +82,11 @@ impl Row {
             Self::Start => "start to listening, all roles, existing data directory",
             Self::Memory => "resident memory: idle agent; proxy + Auth + SSH in one process",
             Self::Size => "release binary sizes, stripped",
+            Self::TunnelStream => "TCP stream through a tunnel, one hop and peered",
+            Self::TunnelDial => "new TCP connection and one byte there and back, one hop and peered",
+            Self::TunnelMemory => "memory of the proxy for each idle tunnel of an agent",
+            Self::DialRate => "dials a second through peering: open, one byte, close",
+            Self::SessionRate => "new SSH sessions a second, two cores shared with the load",
         }
     }
 
@@ -76,6 +101,11 @@ impl Row {
             Self::Start => "<= 150 ms",
             Self::Memory => "<= 12 MiB / <= 30 MiB, after 100 sessions and 60 s idle",
             Self::Size => "daemon <= 40 MB, `way` <= 15 MB",
+            Self::TunnelStream => "one hop >= 1.0 x, peered >= 0.75 x rathole TLS",
+            Self::TunnelDial => "one hop <= 1.0 x, peered <= 1.4 x rathole TLS",
+            Self::TunnelMemory => "<= 20 KiB of RssAnon (stretch 12), after one dial each and idle",
+            Self::DialRate => ">= 1.0 x rathole TLS, none fails",
+            Self::SessionRate => ">= 150 a second; agent CPU <= 5 ms; memory <= 1 MiB a session",
         }
     }
 
@@ -88,6 +118,11 @@ impl Row {
             Self::Start => start::measure(place),
             Self::Memory => memory::measure(place),
             Self::Size => size::measure(place),
+            Self::TunnelStream => tunnel_stream::measure(place),
+            Self::TunnelDial => tunnel_dial::latency(place),
+            Self::TunnelMemory => tunnel_memory::measure(place),
+            Self::DialRate => tunnel_dial::rate(place),
+            Self::SessionRate => session_rate::measure(place),
         }
     }
 }

@@ -1,0 +1,207 @@
+//! A cluster with simulated agents: Auth and proxies as they are, agents and clients by `wayleave-load`.
+//!
+//! Agents do not join: the nodes stand in the backend before Auth starts, and their certificates come from the cluster's
+//! own authority, which is read there. What is measured are the proxies.
+
+use crate::cluster::{CLUSTER, Proxy, Site, start_proxy};
+use crate::daemon::{Daemon, free_addresses, wait_for};
+use crate::loader::{Loader, run_once};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use wayleave_resource::{EnforcedBy, Metadata, Node, NodeSpec, Resource};
+use wayleave_runtime::SystemClock;
+use wayleave_store::{BATCH_OPERATIONS_MAX, Backend, Key, Operation, SqliteBackend, SqliteOptions};
+use wayleave_vocab::{HostId, NodeName};
+
+pub(crate) struct Fleet {
+    site: Site,
+    // Ended in this order: what connects before what it is connected to.
+    agents: Vec<Loader>,
+    pub(crate) target: Loader,
+    pub(crate) target_address: SocketAddr,
+    pub(crate) proxies: Vec<Proxy>,
+    _auth: Daemon,
+    authorities: PathBuf,
+}
+
+/// A local port that leads to an agent.
+pub(crate) struct Visitor {
+    pub(crate) entry: SocketAddr,
+    pub(crate) loader: Loader,
+}
+
+impl Fleet {
+    /// Starts Auth, which knows so many nodes already, the proxies, and the target.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub(crate) fn start(site: Site, nodes: u64, proxies: usize) -> Result<Self> {
+        let [listen, target_address] = free_addresses()?;
+        let section = site.auth_section(listen)?;
+        site.write("auth", "", &section)?;
+        let mut auth = site.start("auth")?;
+        site.write_pin(&mut auth)?;
+        auth.stop()?;
+        let authorities = site.home("authorities.json");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let prepared = runtime.block_on(prepare(site.home("auth").join("data/backend"), nodes))?;
+        fs::write(&authorities, prepared.to_string())?;
+        let mut auth = site.start("auth")?;
+        site.write_pin(&mut auth)?;
+        let proxies = (1..=proxies)
+            .map(|number| start_proxy(&site, &format!("proxy-{number}"), listen))
+            .collect::<Result<Vec<_>>>()?;
+        let arguments = ["target", "--listen", &target_address.to_string()];
+        let mut target = Loader::start(site.bin_dir(), &arguments)?;
+        target.line()?;
+        Ok(Self { site, agents: Vec::new(), target, target_address, proxies, _auth: auth, authorities })
+    }
+
+    /// The proxy of this number, counted from 0.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn proxy(&self, number: usize) -> Result<&Proxy> {
+        self.proxies.get(number).with_context(|| format!("there is no proxy {number}"))
+    }
+
+    /// Connects agents to one proxy, by a process of their own; gives how long that took.
+    ///
+    /// # Errors
+    /// When one of them does not connect.
+    pub(crate) fn connect(&mut self, proxy: usize, first: u64, count: u64) -> Result<Value> {
+        let (web, target) = (self.proxy(proxy)?.web.to_string(), self.target_address.to_string());
+        let [first, count] = [first, count].map(|number| number.to_string());
+        let ca = self.authorities.display().to_string();
+        let arguments = [
+            "agents", "--ca", &ca, "--proxy", &web, "--first", &first, "--count", &count, "--target", &target,
+        ];
+        let mut loader = Loader::start(self.site.bin_dir(), &arguments)?;
+        let connected = loader.line()?;
+        self.agents.push(loader);
+        Ok(connected)
+    }
+
+    /// The processes of the agents.
+    pub(crate) fn agents(&self) -> &[Loader] {
+        &self.agents
+    }
+
+    /// Opens a local port that leads to an agent through one proxy.
+    ///
+    /// # Errors
+    /// When nothing comes back from it.
+    pub(crate) fn visit(&self, proxy: usize, agent: u64) -> Result<Visitor> {
+        let [entry] = free_addresses()?;
+        let (web, ca) = (self.proxy(proxy)?.web.to_string(), self.authorities.display().to_string());
+        let (node, listen) = (format!("load-{agent}"), entry.to_string());
+        let arguments = ["visitor", "--ca", &ca, "--proxy", &web, "--node", &node, "--listen", &listen];
+        let mut loader = Loader::start(self.site.bin_dir(), &arguments)?;
+        loader.line()?;
+        self.wait_echo(entry)?;
+        Ok(Visitor { entry, loader })
+    }
+
+    /// Waits until a byte comes back from a local port.
+    ///
+    /// # Errors
+    /// When none does.
+    pub(crate) fn wait_echo(&self, entry: SocketAddr) -> Result<()> {
+        wait_for(&format!("an echo from {entry}"), || {
+            let report = self.dials(entry, 1, 1)?;
+            Ok((report.get("failed") == Some(&json!(0))).then_some(()))
+        })
+    }
+
+    /// Connections of one byte to a local port.
+    ///
+    /// # Errors
+    /// When the program fails.
+    pub(crate) fn dials(&self, entry: SocketAddr, concurrency: usize, count: u64) -> Result<Value> {
+        let (entry, concurrency, count) = (entry.to_string(), concurrency.to_string(), count.to_string());
+        let arguments = ["dials", "--connect", &entry, "--concurrency", &concurrency, "--count", &count];
+        run_once(self.site.bin_dir(), &arguments)
+    }
+
+    /// One dial to each of some agents by a proxy's TLS port.
+    ///
+    /// # Errors
+    /// When one of them is not reached.
+    pub(crate) fn sweep(&self, proxy: usize, first: u64, count: u64) -> Result<Value> {
+        let (web, ca) = (self.proxy(proxy)?.web.to_string(), self.authorities.display().to_string());
+        let [first, count] = [first, count].map(|number| number.to_string());
+        let arguments = [
+            "sweep",
+            "--ca",
+            &ca,
+            "--proxy",
+            &web,
+            "--first",
+            &first,
+            "--count",
+            &count,
+            "--concurrency",
+            "32",
+        ];
+        let report = run_once(self.site.bin_dir(), &arguments)?;
+        ensure!(report.get("failed") == Some(&json!(0)), "not every agent was reached: {report}");
+        Ok(report)
+    }
+}
+
+/// Writes the nodes into the backend of an Auth that does not run; gives its authorities.
+async fn prepare(backend: PathBuf, nodes: u64) -> Result<Value> {
+    let backend = SqliteBackend::open(&SqliteOptions::new(backend), Arc::new(SystemClock::new()))?;
+    let mut authorities = json!({ "cluster": CLUSTER });
+    for purpose in ["host", "user"] {
+        let item = backend.get(&Key::parse(&format!("/authorities/{purpose}"))?).await?;
+        let record: Value = serde_json::from_slice(&item.context("Auth has made no authority")?.value)?;
+        for (ours, theirs) in
+            [("certificate_pem", "x509_certificate_pem"), ("key_pem", "x509_private_key_pem")]
+        {
+            let text =
+                record.get(theirs).with_context(|| format!("the {purpose} authority has no {theirs}"))?;
+            if let Some(all) = authorities.as_object_mut() {
+                all.insert(format!("{purpose}_{ours}"), text.clone());
+            }
+        }
+    }
+    let numbers: Vec<u64> = (0..nodes).collect();
+    for numbers in numbers.chunks(BATCH_OPERATIONS_MAX) {
+        let operations = numbers.iter().map(|number| put(*number)).collect::<Result<Vec<_>>>()?;
+        backend.batch(Vec::new(), operations).await?;
+    }
+    backend.close().await;
+    Ok(authorities)
+}
+
+fn put(number: u64) -> Result<Operation> {
+    let host_id = agent_id(number);
+    let node = Node {
+        host_id,
+        metadata: Metadata::default(),
+        spec: NodeSpec {
+            hostname: NodeName::parse(format!("load-{number}"))?,
+            cmd_labels: Default::default(),
+            enforced_by: EnforcedBy::Agent,
+            tcp_ports: Default::default(),
+            tcp_only: false,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        },
+    };
+    let resource = Resource::from(node);
+    let key = Key::parse(&format!("/resources/{}/{host_id}", resource.kind().as_str()))?;
+    Ok(Operation::Put { key, value: resource.to_stored_json().into_bytes().into(), lease: None })
+}
+
+/// The id of a simulated agent, as `wayleave-load` counts.
+fn agent_id(number: u64) -> HostId {
+    let mut bytes = [0x10; 16];
+    let (_, tail) = bytes.split_at_mut(8);
+    tail.copy_from_slice(&number.to_be_bytes());
+    HostId::from_random(bytes)
+}

@@ -1,0 +1,152 @@
+//! The command line.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use wayleave_vocab::HostPort;
+
+pub(crate) const USAGE: &str = "\
+Usage: wayleave-load COMMAND [OPTION]…
+
+  target   --listen ADDR                                    echo, source and sink
+  agents   --ca FILE --proxy ADDR --first N --count N --target ADDR
+  visitor  --ca FILE --proxy ADDR --node NAME --listen ADDR a local port that leads to the node
+  dials    --connect ADDR --concurrency N --count N         connections of one byte
+  stream   --connect ADDR --mib N --direction down|up       one connection of many bytes
+  sweep    --ca FILE --proxy ADDR --first N --count N --concurrency N
+                                                            one dial to each agent by the proxy's TLS port
+";
+
+pub(crate) enum Command {
+    Target(TargetOptions),
+    Agents(AgentsOptions),
+    Visitor(VisitorOptions),
+    Dials(DialsOptions),
+    Stream(StreamOptions),
+    Sweep(SweepOptions),
+}
+
+pub(crate) struct TargetOptions {
+    pub(crate) listen: SocketAddr,
+}
+
+pub(crate) struct AgentsOptions {
+    pub(crate) ca: PathBuf,
+    pub(crate) proxy: HostPort,
+    pub(crate) first: u64,
+    pub(crate) count: u64,
+    pub(crate) target: SocketAddr,
+}
+
+pub(crate) struct VisitorOptions {
+    pub(crate) ca: PathBuf,
+    pub(crate) proxy: HostPort,
+    pub(crate) node: String,
+    pub(crate) listen: SocketAddr,
+}
+
+pub(crate) struct DialsOptions {
+    pub(crate) connect: SocketAddr,
+    pub(crate) concurrency: usize,
+    pub(crate) count: u64,
+}
+
+pub(crate) struct StreamOptions {
+    pub(crate) connect: SocketAddr,
+    pub(crate) mib: u64,
+    pub(crate) is_download: bool,
+}
+
+pub(crate) struct SweepOptions {
+    pub(crate) ca: PathBuf,
+    pub(crate) proxy: HostPort,
+    pub(crate) first: u64,
+    pub(crate) count: u64,
+    pub(crate) concurrency: usize,
+}
+
+struct Words(BTreeMap<String, String>);
+
+impl Words {
+    fn parse(arguments: impl Iterator<Item = String>) -> Result<Self> {
+        let mut words = BTreeMap::new();
+        let mut arguments = arguments;
+        while let Some(name) = arguments.next() {
+            ensure!(name.starts_with("--"), "{name:?} is no option");
+            let value = arguments.next().with_context(|| format!("{name} wants a value"))?;
+            words.insert(name, value);
+        }
+        Ok(Self(words))
+    }
+
+    fn take<T: std::str::FromStr>(&mut self, name: &str) -> Result<T> {
+        let text = self.0.remove(name).with_context(|| format!("{name} is missing"))?;
+        text.parse().ok().with_context(|| format!("{name} does not take {text:?}"))
+    }
+}
+
+impl Command {
+    pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
+        let name = arguments.next().context("no command")?;
+        let mut words = Words::parse(arguments)?;
+        let command = match name.as_str() {
+            "target" => Self::Target(TargetOptions { listen: words.take("--listen")? }),
+            "agents" => Self::Agents(AgentsOptions {
+                ca: words.take("--ca")?,
+                proxy: words.take("--proxy")?,
+                first: words.take("--first")?,
+                count: words.take("--count")?,
+                target: words.take("--target")?,
+            }),
+            "visitor" => Self::Visitor(VisitorOptions {
+                ca: words.take("--ca")?,
+                proxy: words.take("--proxy")?,
+                node: words.take("--node")?,
+                listen: words.take("--listen")?,
+            }),
+            "dials" => Self::Dials(DialsOptions {
+                connect: words.take("--connect")?,
+                concurrency: words.take("--concurrency")?,
+                count: words.take("--count")?,
+            }),
+            "stream" => Self::Stream(StreamOptions {
+                connect: words.take("--connect")?,
+                mib: words.take("--mib")?,
+                is_download: match words.take::<String>("--direction")?.as_str() {
+                    "down" => true,
+                    "up" => false,
+                    other => bail!("--direction does not take {other:?}"),
+                },
+            }),
+            "sweep" => Self::Sweep(SweepOptions {
+                ca: words.take("--ca")?,
+                proxy: words.take("--proxy")?,
+                first: words.take("--first")?,
+                count: words.take("--count")?,
+                concurrency: words.take("--concurrency")?,
+            }),
+            other => bail!("{other:?} is no command"),
+        };
+        ensure!(words.0.is_empty(), "{name} does not take {:?}", words.0.keys().collect::<Vec<_>>());
+        Ok(command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command> {
+        Command::parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn commands_are_read_and_mistakes_are_told() {
+        let command = parse("stream --connect 127.0.0.1:1 --mib 3 --direction up").unwrap();
+        assert!(matches!(command, Command::Stream(StreamOptions { mib: 3, is_download: false, .. })));
+        for bad in ["", "fly", "target", "target --listen x", "target --listen 127.0.0.1:1 --more 2"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}
