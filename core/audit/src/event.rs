@@ -91,6 +91,9 @@ pub enum Event {
         session: SessionRef,
         /// How long it took.
         duration_ms: u64,
+        /// What went through it; absent where it was not counted.
+        #[serde(flatten)]
+        traffic: Option<Traffic>,
         /// The exit status of its command, if there was one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         exit_code: Option<u32>,
@@ -152,6 +155,12 @@ pub enum Event {
         action: PortAction,
         /// The address.
         addr: Text,
+        /// How long it took, when it has ended.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        duration_ms: Option<u64>,
+        /// What went through it, when it was a connection that has ended.
+        #[serde(flatten)]
+        traffic: Option<Traffic>,
         /// Whether it was given.
         #[serde(flatten)]
         outcome: Outcome,
@@ -177,6 +186,12 @@ pub enum Event {
         /// How much.
         #[serde(flatten)]
         totals: SftpTotals,
+        /// What was done to which file, in order, [`LIST_MAX`](crate::LIST_MAX) at most.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        actions: Vec<SftpAction>,
+        /// How many more there were.
+        #[serde(default)]
+        actions_omitted: u64,
     },
     /// A connection to a TCP application began, or was refused.
     #[serde(rename = "app.session.start")]
@@ -362,6 +377,17 @@ pub enum PortAction {
     RemoteStop,
     /// A connection to that listener.
     RemoteConnection,
+    /// It ended.
+    RemoteConnectionStop,
+}
+
+/// Bytes that went through a session or a forwarded connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// What the client sent.
+    pub bytes_received: u64,
+    /// What was sent to the client.
+    pub bytes_sent: u64,
 }
 
 /// What was copied.
@@ -375,10 +401,47 @@ pub struct SftpTotals {
     pub bytes_read: u64,
     /// Bytes written to the node.
     pub bytes_written: u64,
-    /// Removed, renamed and other changes.
+    /// Files and directories removed.
+    #[serde(default)]
+    pub removed: u64,
+    /// Renamed, made, linked, and other changes.
     pub other_changes: u64,
-    /// Refused requests.
+    /// Requests of these kinds that failed.
     pub failures: u64,
+}
+
+/// Something that was done over SFTP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SftpAction {
+    /// What.
+    pub action: SftpActionKind,
+    /// To which file, as the client named it.
+    pub path: Text,
+    /// The other file of a rename or link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Text>,
+}
+
+/// What can be done over SFTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SftpActionKind {
+    /// Opened for reading.
+    Read,
+    /// Opened for writing.
+    Write,
+    /// Removed.
+    Remove,
+    /// Renamed: the new name is the target.
+    Rename,
+    /// A directory was made.
+    MakeDirectory,
+    /// A directory was removed.
+    RemoveDirectory,
+    /// A link was made to the target.
+    Link,
+    /// Owner, permissions, times or size were changed.
+    Change,
 }
 
 /// Why we disconnected a client.
@@ -449,7 +512,9 @@ impl Event {
             Self::Exec { outcome, .. } => outcome.pick("T3002I", "T3002E"),
             Self::Subsystem { outcome, .. } => outcome.pick("T3001I", "T3001E"),
             Self::Port { action, outcome, .. } => match action {
-                PortAction::LocalStop | PortAction::RemoteStop => outcome.pick("T3003S", "T3003E"),
+                PortAction::LocalStop | PortAction::RemoteStop | PortAction::RemoteConnectionStop => {
+                    outcome.pick("T3003S", "T3003E")
+                }
                 PortAction::LocalStart | PortAction::RemoteStart | PortAction::RemoteConnection => {
                     outcome.pick("T3003I", "T3003E")
                 }

@@ -17,7 +17,7 @@ pub use chain::{
 pub use envelope::{DecodeEnvelopeError, ENVELOPE_BYTES_MAX, Envelope, Origin};
 pub use event::{
     Actor, AppRef, CertKind, Change, ChangedKind, DisconnectReason, Event, Outcome, PortAction, SessionRef,
-    SftpTotals, Subject,
+    SftpAction, SftpActionKind, SftpTotals, Subject, Traffic,
 };
 pub use intake::{Intake, IntakeOutcome, IntakeRefusal};
 pub use text::{LIST_MAX, TEXT_BYTES_MAX, Text, bounded_list};

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use wayleave_audit::{
     Actor, AppRef, CertKind, Change, ChangedKind, DecodeEnvelopeError, DisconnectReason, Envelope, Event,
-    Intake, IntakeOutcome, IntakeRefusal, Origin, Outcome, PortAction, SessionRef, SftpTotals, Subject,
-    bounded_list,
+    Intake, IntakeOutcome, IntakeRefusal, Origin, Outcome, PortAction, SessionRef, SftpAction, SftpActionKind,
+    SftpTotals, Subject, Traffic, bounded_list,
 };
 use wayleave_vocab::{ClusterName, HostId, Login, SessionId, Wall};
 
@@ -69,10 +69,13 @@ fn all() -> Vec<Event> {
         client_addr: None,
         outcome,
     };
-    let port = |action| Event::Port {
+    let traffic = Traffic { bytes_received: 17, bytes_sent: 4_000_000_000_000 };
+    let port = |action, duration_ms, traffic| Event::Port {
         session: session(),
         action,
         addr: "127.0.0.1:80".into(),
+        duration_ms,
+        traffic,
         outcome: Outcome::Success,
     };
     let exec =
@@ -108,6 +111,7 @@ fn all() -> Vec<Event> {
         Event::SessionEnd {
             session: session(),
             duration_ms: 5,
+            traffic: Some(traffic),
             exit_code: None,
             reason: Some("idle".into()),
         },
@@ -122,12 +126,20 @@ fn all() -> Vec<Event> {
         exec(Outcome::Success),
         exec(failure()),
         Event::Subsystem { session: session(), name: "sftp".into(), outcome: Outcome::Success },
-        port(PortAction::LocalStart),
-        port(PortAction::RemoteStop),
+        port(PortAction::LocalStart, None, None),
+        port(PortAction::LocalStop, Some(9), Some(traffic)),
+        port(PortAction::RemoteStop, Some(9), None),
+        port(PortAction::RemoteConnection, None, None),
+        port(PortAction::RemoteConnectionStop, Some(9), Some(traffic)),
         Event::Forward { session: session(), what: "agent".into(), outcome: failure() },
         Event::SftpSummary {
             session: session(),
             totals: SftpTotals { files_read: 1, ..SftpTotals::default() },
+            actions: vec![
+                SftpAction { action: SftpActionKind::Read, path: "/etc/hosts".into(), target: None },
+                SftpAction { action: SftpActionKind::Rename, path: "a".into(), target: Some("b".into()) },
+            ],
+            actions_omitted: 3,
         },
         Event::ClientDisconnect {
             user: "alice".into(),
@@ -167,6 +179,13 @@ fn events_match_their_golden_file_and_read_back() {
     }
     println!("{written}");
     assert_eq!(written, golden, "the golden file should be what is printed above");
+}
+
+#[test]
+fn ends_that_were_not_counted_are_read_as_such() {
+    let old = r#"{"v":1,"uid":"02020202-0202-4202-8202-020202020202","code":"T2004I","time":"2027-01-15T08:00:00.123Z","cluster_name":"demo","host_id":"01010101-0101-4101-8101-010101010101","sequence":7,"event":"session.end","sid":"03030303-0303-4303-8303-030303030303","user":"alice","login":"root","server_id":"04040404-0404-4404-8404-040404040404","server_hostname":"web-1","duration_ms":5}"#;
+    let event = Envelope::decode(old.as_bytes()).unwrap().event;
+    assert!(matches!(event, Event::SessionEnd { traffic: None, duration_ms: 5, .. }), "{event:?}");
 }
 
 #[test]

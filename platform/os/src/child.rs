@@ -3,7 +3,7 @@
 use crate::account::Account;
 use crate::environment::{self, EnvironmentSources};
 use crate::order::{self, ChildFailure, MessageError, Order, Reply, ShellTask, Task, TerminalTask};
-use crate::sftp::serve_sftp;
+use crate::sftp::serve_counted;
 use crate::{privileges, raw};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Group, Uid};
@@ -161,8 +161,13 @@ fn execute_shell(account: &Account, task: &ShellTask, control: &Control) -> Resu
     }
 }
 
-/// Serves SFTP as the user on the pipes, until their end.
-fn serve_files(account: &Account, descriptors: Vec<OwnedFd>, control: Control) -> Result<(), MessageError> {
+/// Serves SFTP as the user on the pipes, until their end, and notes in the last descriptor what was done.
+fn serve_files(
+    account: &Account,
+    mut descriptors: Vec<OwnedFd>,
+    control: Control,
+) -> Result<(), MessageError> {
+    let memory = descriptors.pop();
     let prepared = refuse_while_closed(account, &NO_LOGIN_FILES)
         .and_then(|()| start_session())
         .and_then(|()| take_pipes(account, &descriptors))
@@ -175,7 +180,7 @@ fn serve_files(account: &Account, descriptors: Vec<OwnedFd>, control: Control) -
     let _stays_in_root = enter_home(account.home());
     control.send(&Reply::Ready, &[])?;
     drop(control);
-    if let Err(error) = serve_sftp(rustix::stdio::stdin(), rustix::stdio::stdout()) {
+    if let Err(error) = serve_counted(rustix::stdio::stdin(), rustix::stdio::stdout(), memory) {
         // To the user's client, as far as it still listens.
         let _unread = writeln!(io::stderr(), "sftp: {error}");
         std::process::exit(1);

@@ -8,6 +8,7 @@ use crate::order::{
     TerminalTask,
 };
 use crate::process::Child;
+use crate::sftp::Tally;
 use crate::terminal::{self, Terminal, TerminalReader, TerminalSpec, TerminalWriter};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io;
@@ -132,6 +133,7 @@ impl Launcher {
         let shell = |command, terminal| {
             Task::Shell(ShellTask { command, terminal, accepted: environment, connection, agent_socket })
         };
+        let mut tally = None;
         let (task, near, far) = match work {
             Work::Shell { terminal } => {
                 let (near, far, task) = open_streams(terminal.as_ref())?;
@@ -145,14 +147,17 @@ impl Launcher {
                 (shell(Some(command), task), near, far)
             }
             Work::Sftp => {
-                let (near, far, _no_terminal) = open_streams(None)?;
+                let (near, mut far, _no_terminal) = open_streams(None)?;
+                let (ours, theirs) = Tally::new().map_err(SpawnError::Streams)?;
+                far.push(theirs);
+                tally = Some(ours);
                 (Task::Sftp, near, far)
             }
         };
         let mut starting = self.start(Order { account, task }, far).await?;
         within_start(starting.begun()).await?;
         let (terminal, streams) = near.into_streams();
-        Ok((Child::new(starting.into_parts()?.0, terminal), streams))
+        Ok((Child::new(starting.into_parts()?.0, terminal, tally), streams))
     }
 
     /// Starts the binary and gives it its order.

@@ -23,7 +23,7 @@ pub const COMMAND_BYTES_MAX: usize = 128 * 1024 - 1;
 pub(crate) const MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Most descriptors that ride with one message.
-const DESCRIPTORS_MAX: usize = 3;
+const DESCRIPTORS_MAX: usize = 4;
 
 /// Length of the length.
 pub(crate) const HEADER_BYTES: usize = 4;
@@ -40,7 +40,7 @@ pub(crate) struct Order {
 pub(crate) enum Task {
     /// Becomes the user's shell. Descriptors: the terminal, or standard input, output and error.
     Shell(ShellTask),
-    /// Serves SFTP. Descriptors: standard input, output and error.
+    /// Serves SFTP. Descriptors: standard input, output and error, and memory to note in what was done.
     Sftp,
     /// Connects to a Unix socket and hands the connection back.
     Connect { path: PathBuf },

@@ -1,6 +1,7 @@
 //! A running child as the parent holds it: wait, signal, resize, end.
 
 use crate::exit::{Exit, signal_number};
+use crate::sftp::{SftpReport, Tally};
 use crate::terminal::{Terminal, TerminalSize};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -15,6 +16,18 @@ use std::time::Duration;
 pub struct Child {
     process: tokio::process::Child,
     terminal: Option<Terminal>,
+    tally: Option<Tally>,
+}
+
+/// What an SFTP server did; to be read when it has ended.
+#[derive(Debug)]
+pub struct SftpTally(Tally);
+
+impl SftpTally {
+    /// What it did until now. The server runs as the user: the report is as honest as he is.
+    pub fn report(&self) -> io::Result<SftpReport> {
+        self.0.read()
+    }
 }
 
 /// Why a signal was not delivered.
@@ -32,8 +45,17 @@ pub enum SignalError {
 }
 
 impl Child {
-    pub(crate) fn new(process: tokio::process::Child, terminal: Option<Terminal>) -> Self {
-        Self { process, terminal }
+    pub(crate) fn new(
+        process: tokio::process::Child,
+        terminal: Option<Terminal>,
+        tally: Option<Tally>,
+    ) -> Self {
+        Self { process, terminal, tally }
+    }
+
+    /// What an SFTP server notes; of other processes, and when it was taken before, there is none.
+    pub fn take_sftp_tally(&mut self) -> Option<SftpTally> {
+        self.tally.take().map(SftpTally)
     }
 
     /// Its process id, until it has been waited for.

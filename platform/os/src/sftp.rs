@@ -5,11 +5,16 @@ mod attributes;
 mod directory;
 mod operations;
 mod status;
+mod tally;
+
+pub(crate) use crate::sftp::tally::Tally;
+pub use crate::sftp::tally::{SftpAction, SftpActionKind, SftpCounts, SftpReport};
 
 use crate::sftp::operations::Operations;
+use crate::sftp::tally::Recorder;
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use wayleave_sftp::{BadRequest, Message, Output, PACKET_BYTES_MAX, StatusCode, frame};
 
 /// Room for a packet that has come in part and for the next one.
@@ -36,10 +41,19 @@ pub enum SftpServerError {
 ///
 /// Both streams must block. It uses about 1 MiB for its buffers and holds 512 open files at most.
 pub fn serve_sftp(input: impl AsFd, output: impl AsFd) -> Result<(), SftpServerError> {
+    serve_counted(input, output, None)
+}
+
+/// The same, noting what is done in the memory of a [`Tally`].
+pub(crate) fn serve_counted(
+    input: impl AsFd,
+    output: impl AsFd,
+    memory: Option<OwnedFd>,
+) -> Result<(), SftpServerError> {
+    let operations = Operations::new(Recorder::new(memory));
     let mut buffer = vec![0; INPUT_BYTES];
     let mut filled = 0;
-    let mut server =
-        Server { output, replies: Output::default(), operations: Operations::default(), greeted: false };
+    let mut server = Server { output, replies: Output::default(), operations, greeted: false };
     loop {
         let received = read(&input, buffer.get_mut(filled..).unwrap_or_default())?;
         if received == 0 {
@@ -104,6 +118,7 @@ impl<O: AsFd> Server<O> {
     }
 
     fn send(&mut self) -> io::Result<()> {
+        self.operations.publish();
         let mut rest = self.replies.as_bytes();
         while !rest.is_empty() {
             match rustix::io::write(&self.output, rest) {

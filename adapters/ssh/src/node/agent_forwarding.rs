@@ -4,7 +4,7 @@
 
 use super::NodeAdapter;
 use super::admission::Refused;
-use super::connection::{Done, NodeConnection, Stage};
+use super::connection::{Done, NodeConnection, Stage, Unconfirmed};
 use super::sessions::{Preparation, SessionStage, answer};
 use crate::driver::Core;
 use std::path::PathBuf;
@@ -133,7 +133,8 @@ impl NodeConnection {
         core.start(accept(listener));
         match core.connection.open(&ChannelOpen::AuthAgent) {
             Ok(channel) => {
-                self.unconfirmed.insert(channel, Box::new(stream));
+                let unconfirmed = Unconfirmed { stream: Box::new(stream), listener: None };
+                self.unconfirmed.insert(channel, unconfirmed);
             }
             Err(error) => tracing::debug!(%error, "a connection to the agent was dropped"),
         }

@@ -2,9 +2,10 @@
 
 use super::admission::{Admitted, Candidate};
 use super::agent_forwarding::AgentForwarding;
+use super::forwarded::Streams;
 use super::forwarding_local::OpenRefusal;
 use super::forwarding_remote::{Forwards, Incoming, Listening};
-use super::process::ProcessStart;
+use super::process::{Ended, ProcessStart};
 use super::sessions::Session;
 use super::{ConnectionFacts, NodeAdapter};
 use crate::driver::{Application, Core};
@@ -15,9 +16,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use wayleave_audit::{Event as AuditEvent, Text};
+use wayleave_audit::{Event as AuditEvent, PortAction, Text};
 use wayleave_net::BoxStream;
-use wayleave_os::{Account, AccountError, Exit, SpawnError, UserListener};
+use wayleave_os::{Account, AccountError, SpawnError, UserListener};
 use wayleave_runtime::{Shutdown, random_bytes};
 use wayleave_session::{Effect, EndReason};
 use wayleave_ssh::{
@@ -37,7 +38,9 @@ pub(crate) struct NodeConnection {
     pub(crate) forwards: Forwards,
     pub(crate) agent: AgentForwarding,
     /// Streams whose channel the client has not confirmed yet.
-    pub(crate) unconfirmed: BTreeMap<ChannelId, BoxStream>,
+    pub(crate) unconfirmed: BTreeMap<ChannelId, Unconfirmed>,
+    /// Forwarded connections that are open.
+    pub(crate) streams: Streams,
     pub(crate) is_draining: bool,
     /// Names the connection where no session is meant, for forwards.
     pub(crate) id: SessionId,
@@ -46,6 +49,13 @@ pub(crate) struct NodeConnection {
     /// Set when this side ended the connection: why.
     pub(crate) end_reason: Option<String>,
     views: watch::Receiver<Option<Arc<PolicyView>>>,
+}
+
+/// A stream that the client was offered.
+pub(crate) struct Unconfirmed {
+    pub(crate) stream: BoxStream,
+    /// The listener that it came to, if that is a forwarded port.
+    pub(crate) listener: Option<String>,
 }
 
 /// Who is on the other side.
@@ -70,14 +80,14 @@ pub(crate) enum Done {
     RefusalNoted(Option<String>),
     /// A process runs, or why not.
     ProcessStarted(ChannelId, ProcessStart),
-    /// A process has ended; `None` when it was let go.
-    ProcessEnded(ChannelId, Option<Exit>),
+    /// A process has ended, or was let go.
+    ProcessEnded(ChannelId, Ended),
     /// The agent's socket is there, or why not.
     AgentListening(Result<UserListener, SpawnError>),
     /// A program of the user wants the client's agent.
     AgentWanted(UserListener, UnixStream),
     /// A target was connected, or why not.
-    Connected(ChannelId, Result<BoxStream, OpenRefusal>),
+    Connected(ChannelId, String, Result<BoxStream, OpenRefusal>),
     /// A listener is there, or why not.
     Listening(Listening),
     /// Somebody connected to a listener.
@@ -134,6 +144,7 @@ impl NodeConnection {
             forwards: Forwards::default(),
             agent: AgentForwarding::default(),
             unconfirmed: BTreeMap::new(),
+            streams: Streams::default(),
             is_draining: shutdown.is_requested(),
             id: SessionId::from_random(random_bytes()),
             refusals: 0,
@@ -226,9 +237,20 @@ impl NodeConnection {
 
     /// The client has answered a channel that we asked for.
     fn on_confirmed(&mut self, core: &mut Core<Done>, channel: ChannelId) {
-        match self.unconfirmed.remove(&channel) {
-            Some(stream) => core.pumps.attach_stream(channel, stream),
-            None => core.connection.abort(channel),
+        let Some(Unconfirmed { stream, listener }) = self.unconfirmed.remove(&channel) else {
+            return core.connection.abort(channel);
+        };
+        core.pumps.attach_stream(channel, stream);
+        if let Some(address) = listener {
+            self.stream_begins(core, channel, PortAction::RemoteConnectionStop, address);
+        }
+    }
+
+    /// The client wants a stream not.
+    fn on_unconfirmed(&mut self, core: &mut Core<Done>, channel: ChannelId) {
+        if let Some(Unconfirmed { listener: Some(address), .. }) = self.unconfirmed.remove(&channel) {
+            let reason = "the client did not take the connection";
+            self.note_port_failed(core, PortAction::RemoteConnection, &address, reason);
         }
     }
 }
@@ -241,9 +263,7 @@ impl Application for NodeConnection {
             Event::AuthAttempt(attempt) => self.on_auth_attempt(core, attempt),
             Event::Open { channel, open } => self.on_open(core, channel, open),
             Event::Opened { channel } => self.on_confirmed(core, channel),
-            Event::OpenFailed { channel, .. } => {
-                self.unconfirmed.remove(&channel);
-            }
+            Event::OpenFailed { channel, .. } => self.on_unconfirmed(core, channel),
             Event::Request { channel, request, reply } => self.on_request(core, channel, request, reply),
             Event::GlobalRequest { request, reply } => self.on_global(core, request, reply),
             Event::Closed { channel } => self.on_closed(core, channel),
@@ -271,10 +291,12 @@ impl Application for NodeConnection {
             Done::AccountFound(found) => self.on_account(core, found),
             Done::RefusalNoted(text) => self.on_refusal_noted(core, text),
             Done::ProcessStarted(channel, start) => self.on_process_started(core, channel, start),
-            Done::ProcessEnded(channel, exit) => self.on_process_ended(core, channel, exit),
+            Done::ProcessEnded(channel, ended) => self.on_process_ended(core, channel, ended),
             Done::AgentListening(listening) => self.on_agent_listening(core, listening),
             Done::AgentWanted(listener, stream) => self.on_agent_wanted(core, listener, stream),
-            Done::Connected(channel, connected) => Self::on_connected(core, channel, connected),
+            Done::Connected(channel, address, connected) => {
+                self.on_connected(core, channel, address, connected);
+            }
             Done::Listening(listening) => self.on_listening(core, listening),
             Done::Incoming(incoming) => self.on_incoming(core, incoming),
             Done::Noted => {}
@@ -305,6 +327,7 @@ impl Application for NodeConnection {
 
     fn on_end(&mut self, core: &mut Core<Done>) {
         self.end_sessions(core);
+        self.end_forwards(core);
     }
 }
 

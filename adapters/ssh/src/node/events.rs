@@ -4,11 +4,13 @@ use super::connection::{Done, NodeConnection, Stage};
 use super::{ConnectionFacts, NodeAdapter};
 use crate::audit::AuditError;
 use crate::driver::Core;
+use crate::pump::Traffic;
 use futures::future::try_join_all;
 use std::sync::Arc;
-use wayleave_audit::{Event, Outcome, SessionRef, Text};
+use wayleave_audit::{Event, Outcome, SessionRef, SftpAction, SftpActionKind, SftpTotals, Text};
+use wayleave_os::SftpReport;
 use wayleave_ssh::DisconnectReason;
-use wayleave_vocab::{Login, SessionId, UserName};
+use wayleave_vocab::{Login, Mono, SessionId, UserName};
 
 /// Refusals on one connection before it is ended.
 const REFUSALS_MAX: u32 = 64;
@@ -126,6 +128,52 @@ impl NodeConnection {
 pub(crate) async fn note(node: Arc<NodeAdapter>, event: Event) {
     if let Err(error) = node.config.audit.record(event).await {
         tracing::error!(%error, "an event was not written to the audit log");
+    }
+}
+
+/// How long something took that ends now.
+pub(crate) fn duration_ms(core: &Core<Done>, since: Mono) -> u64 {
+    u64::try_from(core.clock.mono().since(since).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What went through a channel, for the audit log.
+pub(crate) fn traffic(through: Traffic) -> wayleave_audit::Traffic {
+    let Traffic { received_bytes, sent_bytes } = through;
+    wayleave_audit::Traffic { bytes_received: received_bytes, bytes_sent: sent_bytes }
+}
+
+/// What was done over SFTP in a session.
+pub(crate) fn sftp_summary(session: SessionRef, report: SftpReport) -> Event {
+    let SftpReport { counts, actions, actions_omitted } = report;
+    let totals = SftpTotals {
+        files_read: counts.files_read,
+        files_written: counts.files_written,
+        bytes_read: counts.bytes_read,
+        bytes_written: counts.bytes_written,
+        removed: counts.removed,
+        other_changes: counts.other_changes,
+        failures: counts.failures,
+    };
+    let text = |path: &[u8]| Text::new(String::from_utf8_lossy(path));
+    let actions = actions.iter().map(|action| SftpAction {
+        action: sftp_action_kind(action.kind),
+        path: text(&action.path),
+        target: (!action.target.is_empty()).then(|| text(&action.target)),
+    });
+    Event::SftpSummary { session, totals, actions: actions.collect(), actions_omitted }
+}
+
+fn sftp_action_kind(kind: wayleave_os::SftpActionKind) -> SftpActionKind {
+    use wayleave_os::SftpActionKind as Done;
+    match kind {
+        Done::Read => SftpActionKind::Read,
+        Done::Write => SftpActionKind::Write,
+        Done::Remove => SftpActionKind::Remove,
+        Done::Rename => SftpActionKind::Rename,
+        Done::MakeDirectory => SftpActionKind::MakeDirectory,
+        Done::RemoveDirectory => SftpActionKind::RemoveDirectory,
+        Done::Link => SftpActionKind::Link,
+        Done::Change => SftpActionKind::Change,
     }
 }
 

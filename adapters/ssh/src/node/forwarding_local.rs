@@ -2,7 +2,7 @@
 
 use super::admission::Refused;
 use super::connection::{Done, NodeConnection, Stage, reject_open};
-use super::{NodeAdapter, address_policy, events};
+use super::{NodeAdapter, address_policy};
 use crate::driver::Core;
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use wayleave_audit::{Event, Outcome, PortAction, Text};
+use wayleave_audit::{Event, PortAction};
 use wayleave_net::BoxStream;
 use wayleave_os::Account;
 use wayleave_policy::Permit;
@@ -26,6 +26,8 @@ const ADDRESSES_MAX: usize = 4;
 pub(crate) enum OpenRefusal {
     /// Not allowed.
     Refused(Refused),
+    /// Allowed, and not to be noted.
+    NotRecorded(Refused),
     /// Allowed, and not reached.
     Failed(String),
 }
@@ -39,7 +41,9 @@ impl NodeConnection {
             Err(refused) => return self.refuse_open(core, channel, &address, &refused),
         };
         let (node, event) = (self.node.clone(), self.port_event(PortAction::LocalStart, &address));
-        core.start(async move { Done::Connected(channel, connect(permit, node, event, &target).await) });
+        core.start(
+            async move { Done::Connected(channel, address, connect(permit, node, event, &target).await) },
+        );
     }
 
     /// The client asks for a connection to a Unix socket.
@@ -52,7 +56,8 @@ impl NodeConnection {
         let account = user.account.clone();
         let (node, event) = (self.node.clone(), self.port_event(PortAction::LocalStart, &path));
         core.start(async move {
-            Done::Connected(channel, connect_unix(permit, node, event, account, &path).await)
+            let connected = connect_unix(permit, node, event, account, &path).await;
+            Done::Connected(channel, path, connected)
         });
     }
 
@@ -78,52 +83,34 @@ impl NodeConnection {
         Ok(permit)
     }
 
-    /// What is written before a forward.
-    pub(crate) fn port_event(&self, action: PortAction, address: &str) -> Vec<Event> {
-        let session = self.session_ref(self.id);
-        let event = session.map(|session| Event::Port {
-            session,
-            action,
-            addr: Text::new(address),
-            outcome: Outcome::Success,
-        });
-        event.into_iter().collect()
-    }
-
     fn refuse_open(&mut self, core: &mut Core<Done>, channel: ChannelId, address: &str, refused: &Refused) {
         self.note_port_refused(core, PortAction::LocalStart, address, &refused.reason);
         reject_open(core, channel, OpenFailure::Prohibited, &refused.text);
     }
 
-    pub(crate) fn note_port_refused(
-        &mut self,
-        core: &mut Core<Done>,
-        action: PortAction,
-        address: &str,
-        reason: &str,
-    ) {
-        if let Some(session) = self.session_ref(self.id) {
-            let outcome = events::failure(reason);
-            self.note_refused(core, Event::Port { session, action, addr: Text::new(address), outcome });
-        }
-    }
-
     /// A target was connected, or why not.
     pub(crate) fn on_connected(
+        &mut self,
         core: &mut Core<Done>,
         channel: ChannelId,
+        address: String,
         connected: Result<BoxStream, OpenRefusal>,
     ) {
         match connected {
             Ok(stream) => {
                 core.pumps.attach_stream(channel, stream);
+                self.stream_begins(core, channel, PortAction::LocalStop, address);
                 // Refused only when the connection is over, which the driver sees.
                 let _over = core.connection.accept_open(channel);
             }
-            Err(OpenRefusal::Refused(refused)) => {
+            Err(OpenRefusal::Refused(refused)) => self.refuse_open(core, channel, &address, &refused),
+            Err(OpenRefusal::NotRecorded(refused)) => {
                 reject_open(core, channel, OpenFailure::Prohibited, &refused.text);
             }
-            Err(OpenRefusal::Failed(text)) => reject_open(core, channel, OpenFailure::ConnectFailed, &text),
+            Err(OpenRefusal::Failed(text)) => {
+                self.note_port_failed(core, PortAction::LocalStart, &address, &text);
+                reject_open(core, channel, OpenFailure::ConnectFailed, &text);
+            }
         }
     }
 }
@@ -181,7 +168,7 @@ async fn connect_unix(
 
 async fn record(node: &NodeAdapter, event: Vec<Event>) -> Result<(), OpenRefusal> {
     node.record(event).await.map_err(|error| {
-        OpenRefusal::Refused(Refused {
+        OpenRefusal::NotRecorded(Refused {
             reason: error.to_string(),
             text: "refused while this node cannot write its audit log".to_owned(),
         })

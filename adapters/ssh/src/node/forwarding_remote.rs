@@ -3,21 +3,25 @@
 //! There is no `GatewayPorts`: an address other than the loopback is refused, and a port below 1024 needs
 //! the login root, as if the user listened himself.
 
+use super::NodeAdapter;
 use super::admission::Refused;
-use super::connection::{Done, NodeConnection, Stage, answer_global};
+use super::connection::{Done, NodeConnection, Stage, Unconfirmed, answer_global};
 use crate::driver::Core;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixStream};
-use wayleave_audit::PortAction;
+use wayleave_audit::{Event, PortAction};
 use wayleave_net::BoxStream;
 use wayleave_os::{Launcher, UserListener};
 use wayleave_policy::Permit;
 use wayleave_runtime::Shutdown;
 use wayleave_ssh::{ChannelOpen, GlobalReply, GlobalReplyToken, TcpEndpoint};
+use wayleave_vocab::Mono;
 
 /// Listeners at a time on one connection, those being made included.
 const FORWARDS_MAX: usize = 32;
@@ -38,8 +42,31 @@ pub(crate) enum ForwardKey {
 /// The listeners of a connection.
 #[derive(Default)]
 pub(crate) struct Forwards {
-    active: BTreeMap<ForwardKey, StopOnDrop>,
+    active: BTreeMap<ForwardKey, Forward>,
     starting: usize,
+}
+
+/// A listener that is accepted on.
+struct Forward {
+    since: Mono,
+    _stop: StopOnDrop,
+}
+
+impl Forwards {
+    /// Ends all; gives where they listened, and since when.
+    pub(crate) fn end(&mut self) -> Vec<(String, Mono)> {
+        let active = std::mem::take(&mut self.active);
+        active.into_iter().map(|(key, forward)| (key.to_string(), forward.since)).collect()
+    }
+}
+
+impl fmt::Display for ForwardKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Self::Unix(path) => f.write_str(path),
+        }
+    }
 }
 
 /// Ends the accepting of a listener.
@@ -56,7 +83,15 @@ pub(crate) struct Listening {
     key: ForwardKey,
     is_any_port: bool,
     reply: Option<GlobalReplyToken>,
-    listeners: Result<Vec<Listener>, Refused>,
+    listeners: Result<Vec<Listener>, ListenError>,
+}
+
+/// Why there is no listener.
+enum ListenError {
+    /// It was not to be noted.
+    NotRecorded(String),
+    /// It could not be made.
+    Failed(String),
 }
 
 /// One socket that is accepted on.
@@ -69,10 +104,18 @@ pub(crate) enum Listener {
 
 /// Somebody connected.
 pub(crate) struct Incoming {
+    accepting: Accepting,
+    stream: Accepted,
+}
+
+/// What waits for connections.
+struct Accepting {
     key: ForwardKey,
     listener: Listener,
     stop: Shutdown,
-    stream: Accepted,
+    node: Arc<NodeAdapter>,
+    /// Written before each connection is offered to the client.
+    event: Vec<Event>,
 }
 
 enum Accepted {
@@ -99,8 +142,8 @@ impl NodeConnection {
         core.start(async move {
             let is_any_port = asked.port == 0;
             let listeners = match node.record(event).await {
-                Ok(()) => bind(permit, &asked).await.map_err(|error| Refused::plain(error.to_string())),
-                Err(error) => Err(Refused::plain(error.to_string())),
+                Ok(()) => bind(permit, &asked).await.map_err(|error| ListenError::Failed(error.to_string())),
+                Err(error) => Err(ListenError::NotRecorded(error.to_string())),
             };
             let port = listeners.as_ref().map_or(asked.port, |(port, _)| *port);
             let key = ForwardKey::Tcp(asked.host, port);
@@ -129,7 +172,7 @@ impl NodeConnection {
         core.start(async move {
             let listeners = match node.record(event).await {
                 Ok(()) => bind_unix(permit, &node.config.launcher, account, &path).await,
-                Err(error) => Err(Refused::plain(error.to_string())),
+                Err(error) => Err(ListenError::NotRecorded(error.to_string())),
             };
             Done::Listening(Listening { key: ForwardKey::Unix(path), is_any_port: false, reply, listeners })
         });
@@ -171,20 +214,28 @@ impl NodeConnection {
         self.forwards.starting = self.forwards.starting.saturating_sub(1);
         let listeners = match listeners {
             Ok(listeners) => listeners,
-            Err(refused) => {
-                tracing::debug!(reason = refused.reason, "a remote forward failed");
+            Err(ListenError::NotRecorded(reason)) => {
+                tracing::debug!(reason, "a remote forward was not noted");
+                return answer_global(core, reply, GlobalReply::Failure);
+            }
+            Err(ListenError::Failed(reason)) => {
+                tracing::debug!(reason, "a remote forward failed");
+                self.note_port_failed(core, PortAction::RemoteStart, &key.to_string(), &reason);
                 return answer_global(core, reply, GlobalReply::Failure);
             }
         };
         let stop = Shutdown::new();
+        let event = self.port_event(PortAction::RemoteConnection, &key.to_string());
         for listener in listeners {
-            core.start(accept(key.clone(), listener, stop.clone()));
+            let (key, stop) = (key.clone(), stop.clone());
+            let accepting = Accepting { key, listener, stop, node: self.node.clone(), event: event.clone() };
+            core.start(accept(accepting));
         }
         let answer = match &key {
             ForwardKey::Tcp(_, port) if is_any_port => GlobalReply::Port(*port),
             ForwardKey::Tcp(..) | ForwardKey::Unix(_) => GlobalReply::Success,
         };
-        self.forwards.active.insert(key, StopOnDrop(stop));
+        self.forwards.active.insert(key, Forward { since: core.clock.mono(), _stop: StopOnDrop(stop) });
         answer_global(core, reply, answer);
     }
 
@@ -204,17 +255,20 @@ impl NodeConnection {
     }
 
     fn cancel(&mut self, core: &mut Core<Done>, key: &ForwardKey, reply: Option<GlobalReplyToken>) {
-        let was_active = self.forwards.active.remove(key).is_some();
-        answer_global(core, reply, if was_active { GlobalReply::Success } else { GlobalReply::Failure });
+        let Some(forward) = self.forwards.active.remove(key) else {
+            return answer_global(core, reply, GlobalReply::Failure);
+        };
+        self.note_port_end(core, PortAction::RemoteStop, &key.to_string(), forward.since, None);
+        answer_global(core, reply, GlobalReply::Success);
     }
 
     /// Somebody connected: the client is offered the stream.
     pub(crate) fn on_incoming(&mut self, core: &mut Core<Done>, incoming: Incoming) {
-        let Incoming { key, listener, stop, stream } = incoming;
-        if stop.is_requested() {
+        let Incoming { accepting, stream } = incoming;
+        if accepting.stop.is_requested() {
             return;
         }
-        let (open, stream): (_, BoxStream) = match (&key, stream) {
+        let (open, stream): (_, BoxStream) = match (&accepting.key, stream) {
             (ForwardKey::Tcp(host, port), Accepted::Tcp(stream, peer)) => {
                 let listener = TcpEndpoint { host: host.clone(), port: *port };
                 let originator = TcpEndpoint { host: peer.ip().to_string(), port: peer.port() };
@@ -226,21 +280,30 @@ impl NodeConnection {
             // A listener accepts its own kind only.
             (ForwardKey::Tcp(..), Accepted::Unix(_)) | (ForwardKey::Unix(_), Accepted::Tcp(..)) => return,
         };
-        core.start(accept(key, listener, stop));
+        let address = accepting.key.to_string();
+        core.start(accept(accepting));
         match core.connection.open(&open) {
             Ok(channel) => {
-                self.unconfirmed.insert(channel, stream);
+                self.unconfirmed.insert(channel, Unconfirmed { stream, listener: Some(address) });
             }
-            Err(error) => tracing::debug!(%error, "a forwarded connection was dropped"),
+            Err(error) => {
+                tracing::debug!(%error, "a forwarded connection was dropped");
+                self.note_port_failed(core, PortAction::RemoteConnection, &address, &error.to_string());
+            }
         }
     }
 }
 
-/// Waits for the next connection.
-async fn accept(key: ForwardKey, listener: Listener, stop: Shutdown) -> Done {
-    match stop.until(accept_one(&listener)).await {
-        Some(stream) => Done::Incoming(Incoming { key, listener, stop, stream }),
-        None => Done::Noted,
+/// Waits for the next connection that can be noted.
+async fn accept(accepting: Accepting) -> Done {
+    loop {
+        let Some(stream) = accepting.stop.until(accept_one(&accepting.listener)).await else {
+            return Done::Noted;
+        };
+        match accepting.node.record(accepting.event.clone()).await {
+            Ok(()) => return Done::Incoming(Incoming { accepting, stream }),
+            Err(error) => tracing::debug!(%error, "a forwarded connection was dropped"),
+        }
     }
 }
 
@@ -295,11 +358,11 @@ async fn bind_unix(
     launcher: &Launcher,
     account: wayleave_os::Account,
     path: &str,
-) -> Result<Vec<Listener>, Refused> {
+) -> Result<Vec<Listener>, ListenError> {
     let listener = launcher
         .listen_unix(account, Path::new(path))
         .await
-        .map_err(|error| Refused::plain(error.to_string()))?;
+        .map_err(|error| ListenError::Failed(error.to_string()))?;
     tracing::debug!(user = %permit.user(), "a remote forward listens on a Unix socket");
     Ok(vec![Listener::Unix(Box::new(listener))])
 }

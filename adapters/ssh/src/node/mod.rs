@@ -2,7 +2,7 @@
 //!
 //! `connection` is the application on a connection; it hands each concern to its module: `admission` (who
 //! comes in), `sessions` and `request` (shells, commands, file transfer), `forwarding_local` (`-L`),
-//! `forwarding_remote` (`-R`), `agent_forwarding` (`-A`), `events` (what is audited).
+//! `forwarding_remote` (`-R`), `agent_forwarding` (`-A`), `events` and `forwarded` (what is audited).
 
 mod address_policy;
 mod admission;
@@ -10,6 +10,7 @@ mod agent_forwarding;
 mod connection;
 mod events;
 mod file_copy;
+mod forwarded;
 mod forwarding_local;
 mod forwarding_remote;
 mod process;

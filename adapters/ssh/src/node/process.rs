@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use wayleave_audit::Event;
-use wayleave_os::{Child, ChildSpec, ChildStreams, Exit, SpawnError, TerminalSize};
+use wayleave_os::{Child, ChildSpec, ChildStreams, Exit, SftpReport, SftpTally, SpawnError, TerminalSize};
 use wayleave_policy::Permit;
 
 /// How long a process may take to end after SIGHUP before SIGKILL, when its session is cut by policy.
@@ -69,8 +69,30 @@ pub(crate) fn handle() -> (Process, mpsc::Receiver<Command>) {
     mpsc::channel(COMMANDS_MAX)
 }
 
+/// What is known of a process that is no longer held.
+pub(crate) struct Ended {
+    /// How it ended; `None` when it was let go.
+    pub(crate) exit: Option<Exit>,
+    /// What it did, if it was an SFTP server.
+    pub(crate) sftp: Option<SftpReport>,
+}
+
 /// Holds a process until it ends or is let go; then its exit is not known.
-pub(crate) async fn hold(mut child: Child, mut commands: mpsc::Receiver<Command>) -> Option<Exit> {
+pub(crate) async fn hold(mut child: Child, commands: mpsc::Receiver<Command>) -> Ended {
+    let tally = child.take_sftp_tally();
+    let exit = hold_process(child, commands, tally.is_some()).await;
+    Ended { exit, sftp: tally.as_ref().and_then(report) }
+}
+
+fn report(tally: &SftpTally) -> Option<SftpReport> {
+    tally.report().inspect_err(|error| tracing::warn!(%error, "what was done over SFTP is not known")).ok()
+}
+
+async fn hold_process(
+    mut child: Child,
+    mut commands: mpsc::Receiver<Command>,
+    is_counted: bool,
+) -> Option<Exit> {
     loop {
         tokio::select! {
             exit = child.wait() => {
@@ -88,6 +110,11 @@ pub(crate) async fn hold(mut child: Child, mut commands: mpsc::Receiver<Command>
                     }
                 }
                 Some(Command::Kill) => return child.end(KILL_GRACE).await.ok(),
+                // What is counted is counted to its end.
+                None if is_counted => {
+                    let _ended = child.end(KILL_GRACE).await;
+                    return None;
+                }
                 None => return None,
             },
         }

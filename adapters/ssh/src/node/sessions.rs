@@ -2,8 +2,8 @@
 
 use super::admission::Refused;
 use super::connection::{Done, NodeConnection, Stage, reject_open};
-use super::events::SessionWork;
-use super::process::{self, Command, Process, ProcessStart};
+use super::events::{self, SessionWork};
+use super::process::{self, Command, Ended, Process, ProcessStart};
 use crate::driver::Core;
 use crate::limits;
 use crate::pump::{PumpEnd, Traffic};
@@ -221,7 +221,7 @@ impl NodeConnection {
                     "a session's process was not started"
                 );
                 let (id, reason) = (session.id, format!("not started: {error}"));
-                self.note_end(core, id, since, None, Some(reason));
+                self.note_end(core, id, since, Traffic::default(), None, Some(reason));
                 fail(core, channel, &error.user_text(), reply);
                 self.forget_closed(channel);
             }
@@ -229,7 +229,14 @@ impl NodeConnection {
     }
 
     /// A process has ended, or was let go.
-    pub(crate) fn on_process_ended(&mut self, core: &mut Core<Done>, channel: ChannelId, exit: Option<Exit>) {
+    pub(crate) fn on_process_ended(&mut self, core: &mut Core<Done>, channel: ChannelId, ended: Ended) {
+        let Ended { exit, sftp } = ended;
+        if let Some(report) = sftp
+            && let Some(session) =
+                self.sessions.get(&channel).and_then(|session| self.session_ref(session.id))
+        {
+            self.note(core, events::sftp_summary(session, report));
+        }
         core.pumps.stop_inbound(&mut core.connection, channel);
         let Some(session) = self.sessions.get_mut(&channel) else { return };
         let SessionStage::Running(running) = &mut session.stage else { return };
@@ -267,7 +274,7 @@ impl NodeConnection {
             return;
         };
         let id = session.id;
-        tracing::debug!(session_id = %id, ?traffic, "a session ends");
+        tracing::debug!(session_id = %id, "a session ends");
         let (exit_code, reason) = match (&self.end_reason, &running.exit) {
             (_, Some(Exit::Code(code))) => (Some(*code), self.end_reason.clone()),
             (Some(reason), _) => (None, Some(reason.clone())),
@@ -275,7 +282,7 @@ impl NodeConnection {
             (None, None) if core.connection.is_closed() => (None, Some("the client disconnected".to_owned())),
             (None, None) => (None, Some("the client closed the channel".to_owned())),
         };
-        self.note_end(core, id, running.since, exit_code, reason);
+        self.note_end(core, id, running.since, traffic, exit_code, reason);
         let how = running.exit.map(|exit| match exit {
             Exit::Code(status) => ChannelRequest::ExitStatus { status },
             Exit::Signal { name, core_dumped } => {
@@ -294,6 +301,7 @@ impl NodeConnection {
     /// A channel of any kind is gone.
     pub(crate) fn on_closed(&mut self, core: &mut Core<Done>, channel: ChannelId) {
         let traffic = core.pumps.close(channel);
+        self.stream_ends(core, channel, traffic);
         let Some(session) = self.sessions.get_mut(&channel) else { return };
         session.closed = Some(traffic);
         session.queue.clear();
@@ -343,13 +351,18 @@ impl NodeConnection {
         core: &mut Core<Done>,
         id: SessionId,
         since: Mono,
+        traffic: Traffic,
         exit_code: Option<u32>,
         reason: Option<String>,
     ) {
         let Some(session) = self.session_ref(id) else { return };
-        let duration = core.clock.mono().since(since);
-        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let event = Event::SessionEnd { session, duration_ms, exit_code, reason: reason.map(Text::new) };
+        let event = Event::SessionEnd {
+            session,
+            duration_ms: events::duration_ms(core, since),
+            traffic: Some(events::traffic(traffic)),
+            exit_code,
+            reason: reason.map(Text::new),
+        };
         self.note(core, event);
     }
 

@@ -1,17 +1,19 @@
 //! Files: sftp, scp in both protocols, rsync; and their refusal.
 
-use crate::harness::{block_on, cases};
+use crate::harness::{block_on, cases, wait_until};
 use crate::sessions::{feed, pattern};
 use crate::world::{Setting, World, text};
-use std::path::PathBuf;
-use std::process::Output;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use wayleave_adapter_ssh::LocalSwitches;
-use wayleave_audit::{Event, Outcome};
+use wayleave_audit::{Event, Outcome, SftpAction, SftpActionKind};
 use wayleave_resource::RoleOptions;
 
 cases![
     sftp_copies_there_and_back,
+    i_an_sftp_session_that_is_cut_is_summed_up,
     scp_copies_by_both_protocols,
     rsync_copies_a_tree,
     a_role_can_forbid_file_copy,
@@ -40,6 +42,54 @@ fn sftp_copies_there_and_back() {
         assert!(std::fs::read(&back).unwrap() == std::fs::read(&source).unwrap());
         let is_sftp = |event: &Event| matches!(event, Event::Subsystem { outcome: Outcome::Success, .. });
         assert!(world.audit.has(is_sftp), "{}", world.audit.text());
+        check_summary(&world, &there).await;
+    });
+}
+
+/// One file of 5 MB went there and came back: the summary and the session's end say so.
+async fn check_summary(world: &World, there: &Path) {
+    let is_told = |event: &Event| match event {
+        Event::SftpSummary { totals, actions, actions_omitted: 0, .. } => {
+            let of = |kind| {
+                let is_it = |a: &&SftpAction| a.action == kind && a.path.as_str() == there.to_str().unwrap();
+                actions.iter().filter(is_it).count()
+            };
+            (totals.files_read, totals.files_written) == (1, 1)
+                && (totals.bytes_read, totals.bytes_written) == (5_000_000, 5_000_000)
+                && (of(SftpActionKind::Read), of(SftpActionKind::Write)) == (1, 1)
+        }
+        _ => false,
+    };
+    let is_counted = |event: &Event| {
+        matches!(event, Event::SessionEnd { traffic: Some(t), .. }
+            if t.bytes_received > 5_000_000 && t.bytes_sent > 5_000_000)
+    };
+    wait_until(|| world.audit.has(is_told) && world.audit.has(is_counted)).await;
+}
+
+fn i_an_sftp_session_that_is_cut_is_summed_up() {
+    block_on(async {
+        let world = World::new().await;
+        let (source, there, _) = files(&world);
+        let config = world.write_config("alice");
+        let mut sftp = Command::new("sftp");
+        sftp.arg("-F").arg(config).args(["-b", "-", "127.0.0.1"]).kill_on_drop(true);
+        sftp.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut sftp = sftp.spawn().unwrap();
+        let batch = format!("put {} {}\nrm {1}\n", source.display(), there.display());
+        let input = sftp.stdin.as_mut().unwrap();
+        input.write_all(batch.as_bytes()).await.unwrap();
+        // It stays for more commands; the session is cut when what was asked for is done.
+        wait_until(|| there.exists()).await;
+        wait_until(|| !there.exists()).await;
+
+        world.policy.publish(&[], &[]);
+
+        let is_told = |event: &Event| {
+            matches!(event, Event::SftpSummary { totals, .. }
+                if totals.removed == 1 && totals.bytes_written == 5_000_000)
+        };
+        wait_until(|| world.audit.has(is_told)).await;
     });
 }
 

@@ -32,9 +32,9 @@ cases![
 fn a_local_forward_reaches_the_loopback() {
     block_on(async {
         let world = World::new().await;
-        let port = echo_server(&world).await;
+        let target = format!("localhost:{}", echo_server(&world).await);
         let local = world.path("local");
-        let _ssh = forward(&world, &["-L", &format!("{}:localhost:{port}", local.display())], &local).await;
+        let _ssh = forward(&world, &["-L", &format!("{}:{target}", local.display())], &local).await;
 
         for _ in 0..3 {
             check_echo(UnixStream::connect(&local).await.unwrap()).await;
@@ -44,7 +44,25 @@ fn a_local_forward_reaches_the_loopback() {
             matches!(event, Event::Port { action: PortAction::LocalStart, outcome: Outcome::Success, .. })
         };
         assert!(world.audit.has(is_noted));
+        wait_until(|| world.audit.count(|event| is_end(event, PortAction::LocalStop, &target)) == 3).await;
     });
+}
+
+/// A connection ended, and the megabyte that went there and back was counted.
+fn is_end(event: &Event, stop: PortAction, at: &str) -> bool {
+    match event {
+        Event::Port { action, addr, traffic: Some(through), duration_ms: Some(_), .. } => {
+            *action == stop
+                && addr.as_str() == at
+                && (through.bytes_received, through.bytes_sent) == (1_000_000, 1_000_000)
+        }
+        _ => false,
+    }
+}
+
+/// A listener ended.
+fn is_listener_end(event: &Event) -> bool {
+    matches!(event, Event::Port { action: PortAction::RemoteStop, duration_ms: Some(_), .. })
 }
 
 fn a_local_forward_reaches_a_unix_socket_as_the_user() {
@@ -94,7 +112,18 @@ fn a_refused_target_is_said_so() {
 
         assert!(!output.status.success());
         assert!(text(&output.stderr).contains("Connection refused"), "{output:?}");
+        let is_noted = |event: &Event| is_failure(event, PortAction::LocalStart, "Connection refused");
+        wait_until(|| world.audit.has(is_noted)).await;
     });
+}
+
+fn is_failure(event: &Event, wanted: PortAction, reason: &str) -> bool {
+    match event {
+        Event::Port { action, outcome: Outcome::Failure { error }, .. } => {
+            *action == wanted && error.as_str().contains(reason)
+        }
+        _ => false,
+    }
 }
 
 fn l_metadata_addresses_are_not_dialled() {
@@ -108,6 +137,8 @@ fn l_metadata_addresses_are_not_dialled() {
             assert!(!output.status.success());
             assert!(text(&output.stderr).contains("is refused: it is"), "{target} {output:?}");
         }
+        let is_noted = |event: &Event| is_failure(event, PortAction::LocalStart, "is refused: it is");
+        wait_until(|| world.audit.count(is_noted) == 4).await;
     });
 }
 
@@ -122,8 +153,19 @@ fn a_remote_forward_comes_back() {
             check_echo(TcpStream::connect(("127.0.0.1", port)).await.unwrap()).await;
         }
 
+        let address = format!("localhost:{port}");
+        let is_end = |event: &Event| is_end(event, PortAction::RemoteConnectionStop, &address);
+        wait_until(|| world.audit.count(is_end) == 3).await;
+        let is_begin = |event: &Event| {
+            matches!(
+                event,
+                Event::Port { action: PortAction::RemoteConnection, outcome: Outcome::Success, .. }
+            )
+        };
+        assert_eq!(world.audit.count(is_begin), 3, "{}", world.audit.text());
         ssh.kill().await.unwrap();
         wait_until_refused(port).await;
+        wait_until(|| world.audit.has(is_listener_end)).await;
     });
 }
 
@@ -142,6 +184,7 @@ fn a_remote_forward_ends_when_it_is_cancelled() {
 
         assert!(cancel.status.success(), "{cancel:?}");
         wait_until_refused(port).await;
+        wait_until(|| world.audit.has(is_listener_end)).await;
     });
 }
 

@@ -136,6 +136,10 @@ impl Recorder {
         self.events.lock().unwrap().iter().any(matches)
     }
 
+    pub(crate) fn count(&self, matches: impl Fn(&Event) -> bool) -> usize {
+        self.events.lock().unwrap().iter().filter(|event| matches(event)).count()
+    }
+
     pub(crate) fn text(&self) -> String {
         format!("{:#?}", self.events.lock().unwrap())
     }

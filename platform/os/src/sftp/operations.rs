@@ -3,6 +3,7 @@
 use crate::sftp::attributes::{PERMISSION_BITS, Target, change, from_stat};
 use crate::sftp::directory::{Directory, Owners};
 use crate::sftp::status::{Done, Failed};
+use crate::sftp::tally::{Deed, Recorder};
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, StatVfs, StatVfsMountFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
@@ -25,17 +26,12 @@ const DIRECTORY_MODE: u32 = 0o777;
 pub(crate) struct Operations {
     open: HandleTable<Open>,
     owners: Owners,
+    recorder: Recorder,
 }
 
 enum Open {
     File(OwnedFd),
     Directory(Directory),
-}
-
-impl Default for Operations {
-    fn default() -> Self {
-        Self { open: HandleTable::new(HANDLES_MAX), owners: Owners::default() }
-    }
 }
 
 /// What a request is answered with, when not by data.
@@ -49,6 +45,16 @@ enum Answer {
 }
 
 impl Operations {
+    /// Nothing is open yet; what is done is noted by `recorder`.
+    pub(crate) fn new(recorder: Recorder) -> Self {
+        Self { open: HandleTable::new(HANDLES_MAX), owners: Owners::default(), recorder }
+    }
+
+    /// Makes what was noted seen, before it is answered.
+    pub(crate) fn publish(&mut self) {
+        self.recorder.publish();
+    }
+
     /// Does what is asked and writes the one reply.
     pub(crate) fn answer(&mut self, id: u32, request: Request<'_>, output: &mut Output) {
         let answer = match request {
@@ -57,7 +63,7 @@ impl Operations {
                 Ok(()) => return,
                 Err(failed) => Err(failed),
             },
-            other => self.perform(other),
+            other => self.perform_noted(other),
         };
         match answer {
             Ok(Answer::Done) => output.status(id, StatusCode::Ok, StatusCode::Ok.sentence()),
@@ -68,6 +74,17 @@ impl Operations {
             Ok(Answer::Limits(limits)) => output.limits(id, &limits),
             Err(failed) => failed.write(id, output),
         }
+    }
+
+    fn perform_noted(&mut self, request: Request<'_>) -> Done<Answer> {
+        let deed = Deed::of(&request);
+        let answer = self.perform(request);
+        match (&answer, deed) {
+            (Ok(_), Some(deed)) => self.recorder.done(&deed),
+            (Err(_), Some(_)) => self.recorder.failed(),
+            (_, None) => {}
+        }
+        answer
     }
 
     fn perform(&mut self, request: Request<'_>) -> Done<Answer> {
@@ -158,11 +175,13 @@ impl Operations {
     fn read(&mut self, id: u32, handle: &[u8], offset: u64, length: u32, output: &mut Output) -> Done {
         let file = self.file(handle)?;
         let count = output.data(id, length, |data| retry(|| rustix::io::pread(file, &mut *data, offset)))?;
+        self.recorder.read(count);
         if count == 0 { Err(Failed::END_OF_FILE) } else { Ok(()) }
     }
 
     fn write(&mut self, handle: &[u8], mut offset: u64, mut data: &[u8]) -> Done {
         let file = self.file(handle)?;
+        let mut total = 0;
         while !data.is_empty() {
             let written = retry(|| rustix::io::pwrite(file, data, offset))?;
             if written == 0 {
@@ -170,7 +189,9 @@ impl Operations {
             }
             data = data.get(written..).unwrap_or_default();
             offset = offset.saturating_add(written as u64);
+            total += written;
         }
+        self.recorder.written(total);
         Ok(())
     }
 
