@@ -7,6 +7,7 @@
 use crate::keys;
 use crate::records::{Records, decode, put};
 use crate::request_error::RequestError;
+use crate::rpc_admin::PAGE_BYTES_MAX;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -170,25 +171,33 @@ impl AuditLog {
         Err(RequestError::Conflict("the same events are being sent by another connection".to_owned()))
     }
 
-    /// The newest events from a time on and before another, newest first.
-    pub(crate) async fn search(
-        &self,
-        records: &Records,
-        query: &SearchQuery,
-    ) -> Result<Vec<Envelope>, RequestError> {
+    /// Events from a time on and before another, newest first.
+    pub(crate) async fn search(&self, records: &Records, query: &SearchQuery) -> Result<Found, RequestError> {
         let head = records.read::<Chain>(&keys::audit_head()).await?;
-        let mut end = head.map_or(0, |stored| stored.value.length);
+        let length = head.map_or(0, |stored| stored.value.length);
+        let mut end = query.before.unwrap_or(length).min(length);
         let stop = end.saturating_sub(SEARCH_ENTRIES_MAX);
-        let mut found = Vec::new();
-        while end > stop && found.len() < query.limit {
+        let mut found = Found { json: Vec::new(), next: 0 };
+        let mut bytes = 0_usize;
+        while end > stop {
             let start = end.saturating_sub(SEARCH_STEP).max(stop);
             let entries =
                 read_entries(records, start, end).await.map_err(RequestError::store("read the audit log"))?;
-            let envelopes = entries.iter().rev().filter_map(envelope_of);
-            found.extend(envelopes.filter(|envelope| query.matches(envelope)));
+            for (index, envelope) in entries.iter().rev().filter_map(envelope_of) {
+                if !query.matches(&envelope) {
+                    continue;
+                }
+                let text = String::from_utf8_lossy(&envelope.encode()).into_owned();
+                bytes = bytes.saturating_add(text.len());
+                if found.json.len() >= query.limit || (bytes > PAGE_BYTES_MAX && !found.json.is_empty()) {
+                    found.next = index.saturating_add(1);
+                    return Ok(found);
+                }
+                found.json.push(text);
+            }
             end = start;
         }
-        found.truncate(query.limit);
+        found.next = end;
         Ok(found)
     }
 }
@@ -207,6 +216,15 @@ fn in_batches(events: &[Envelope], bytes_max: usize) -> Vec<&[Envelope]> {
         rest = later;
     }
     groups
+}
+
+/// What a search gives.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// The events as JSON, newest first.
+    pub(crate) json: Vec<String>,
+    /// Everything from this entry of the log on was looked at; 0 when there is nothing before.
+    pub(crate) next: u64,
 }
 
 /// The entries from `start` on and before `end`; a page may hold fewer than are wanted when they are large.
@@ -233,6 +251,8 @@ pub(crate) struct SearchQuery {
     pub(crate) to: Wall,
     pub(crate) codes: Vec<String>,
     pub(crate) limit: usize,
+    /// Only entries of the log before this one.
+    pub(crate) before: Option<u64>,
 }
 
 impl SearchQuery {
@@ -347,8 +367,9 @@ pub(crate) fn entry_of(item: &Item) -> Option<ChainEntry> {
     Some(ChainEntry { index, bytes: item.value.get(split.checked_add(1)?..)?.to_vec(), hash })
 }
 
-fn envelope_of(item: &Item) -> Option<Envelope> {
-    Envelope::decode(&entry_of(item)?.bytes).ok()
+fn envelope_of(item: &Item) -> Option<(u64, Envelope)> {
+    let entry = entry_of(item)?;
+    Some((entry.index, Envelope::decode(&entry.bytes).ok()?))
 }
 
 fn is_about(error: &StoreError, wanted: &Key) -> bool {

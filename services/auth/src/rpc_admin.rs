@@ -30,7 +30,7 @@ use wayleave_vocab::Wall;
 /// Resources of one page.
 const PAGE_ITEMS_MAX: usize = 1000;
 /// Bytes of one page, so that it stays below what clients decode.
-const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+pub(crate) const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 pub(crate) struct AdminService {
     pub(crate) core: Arc<AuthCore>,
@@ -288,17 +288,10 @@ impl Admin for AdminService {
             to: Wall::from_ms(to),
             codes: request.codes,
             limit,
+            before: (request.before != 0).then_some(request.before),
         };
         let found = self.core.audit.search(&self.core.records, &query).await?;
-        let json = found
-            .iter()
-            .filter_map(|envelope| String::from_utf8(envelope.encode()).ok())
-            .scan(0usize, |bytes, text| {
-                *bytes = bytes.saturating_add(text.len());
-                (*bytes <= PAGE_BYTES_MAX).then_some(text)
-            })
-            .collect();
-        Ok(Response::new(SearchEventsResponse { json }))
+        Ok(Response::new(SearchEventsResponse { json: found.json, next: found.next }))
     }
 
     async fn list_nodes(

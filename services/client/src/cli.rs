@@ -3,7 +3,7 @@
 use crate::failure::{Exit, Failure};
 use crate::output::Format;
 use crate::{
-    auth_rotate, auth_sign, explain, invite, locks, login, ls, proxy_app, proxy_ssh, resources, scp, ssh,
+    auth_rotate, auth_sign, events, explain, invite, locks, login, ls, proxy_app, proxy_ssh, resources, scp, ssh,
     ssh_config, status, tokens, users, version,
 };
 use clap::{Args, Parser, Subcommand};
@@ -92,6 +92,9 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Auth(AuthCommand),
     Explain(explain::ExplainArgs),
+    /// What happened in the cluster: the audit log.
+    #[command(subcommand, visible_alias = "event")]
+    Events(events::EventsCommand),
     /// Lock somebody or something out, at once.
     #[command(subcommand, visible_alias = "lock")]
     Locks(locks::LocksCommand),
@@ -134,6 +137,7 @@ impl Command {
             Self::Auth(AuthCommand::Sign(args)) => auth_sign::sign(&args, global).await,
             Self::Auth(AuthCommand::Rotate(args)) => auth_rotate::rotate(&args, global).await,
             Self::Explain(args) => explain::explain(&args, global).await,
+            Self::Events(command) => events::events(command, global).await,
             Self::Locks(command) => locks::locks(command, global).await,
             Self::Version(args) => version::version(&args, global).await,
             Self::Completion(args) => version::completion(&args),
@@ -195,9 +199,16 @@ mod tests {
 
     #[test]
     fn what_nobody_can_mean_is_refused() {
-        for line in
-            ["way", "way ls --format xml", "way --proxy a:b:c ls", "way tokens add --ttl 5", "way auth sign"]
-        {
+        for line in [
+            "way",
+            "way ls --format xml",
+            "way --proxy a:b:c ls",
+            "way tokens add --ttl 5",
+            "way auth sign",
+            "way events",
+            "way events ls --from yesterday",
+            "way events ls --limit 0",
+        ] {
             assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{line}");
         }
     }

@@ -29,6 +29,25 @@ fn timestamp(at: Wall) -> Timestamp {
     Timestamp::from_millisecond(i64::try_from(at.as_ms()).unwrap_or(i64::MAX)).unwrap_or(Timestamp::MAX)
 }
 
+/// A point in time as people type it: RFC 3339, a day or a time of day in local time, or how long ago.
+pub(crate) fn parse(text: &str) -> Result<Wall, String> {
+    parse_at(text, now(), TimeZone::system())
+}
+
+fn parse_at(text: &str, now: Wall, zone: TimeZone) -> Result<Wall, String> {
+    let text = text.trim();
+    if let Ok(ago) = text.parse::<Ttl>() {
+        return Ok(now.before(ago.0));
+    }
+    let local =
+        || text.parse::<jiff::civil::DateTime>().and_then(|at| at.to_zoned(zone).map(|at| at.timestamp()));
+    let at = text.parse::<Timestamp>().or_else(|_| local()).map_err(|_| {
+        format!("{text:?} is no time such as 2026-11-27T15:00:00Z, 2026-11-27, 2026-11-27T15:00 or 2h (ago)")
+    })?;
+    let ms = u64::try_from(at.as_millisecond()).map_err(|_| format!("{text:?} is before 1970"))?;
+    Ok(Wall::from_ms(ms))
+}
+
 /// How long something still lasts, rounded to minutes (to seconds below one minute).
 pub(crate) fn remaining(until: Wall, now: Wall) -> String {
     let seconds = until.since(now).as_secs();
@@ -47,6 +66,23 @@ mod tests {
         assert_eq!(remaining(Wall::from_secs(1_000 + 3599), now), "1h");
         assert_eq!(remaining(Wall::from_secs(1_030), now), "30s");
         assert_eq!(remaining(Wall::from_secs(10), now), "0s");
+    }
+
+    #[test]
+    fn times_are_read_as_people_type_them() {
+        let now = Wall::from_secs(1_800_000_000);
+        let check = |text: &str, expected: Option<u64>| {
+            assert_eq!(parse_at(text, now, TimeZone::UTC).ok().map(Wall::as_secs), expected, "{text}");
+        };
+        check("2h", Some(1_800_000_000 - 7200));
+        check("2027-01-15T08:00:00Z", Some(1_800_000_000));
+        check("2027-01-15T09:00:00+01:00", Some(1_800_000_000));
+        check("2027-01-15T08:00", Some(1_800_000_000));
+        check("2027-01-15 08:00:00", Some(1_800_000_000));
+        check("2027-01-15", Some(1_800_000_000 - 8 * 3600));
+        for nonsense in ["yesterday", "", "12", "1960-01-01T00:00:00Z", "2027-13-01"] {
+            check(nonsense, None);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The path that everything else stands on: stock `ssh`, through one of two peered proxies, to an agent that has a
 //! tunnel to one of them only and listens nowhere.
 
-use wayleave_scenario::{Cluster, check_all, listening_ports};
+use wayleave_scenario::{Cluster, check_all, listening_ports, wait_until};
 
 #[test]
 fn the_spine() {
@@ -16,6 +16,7 @@ fn the_spine() {
         what_is_large_arrives_whole,
         the_list_shows_nodes_and_labels,
         what_is_not_there_is_not_found,
+        c_what_happened_is_shown_to_auditors,
     );
 }
 
@@ -95,4 +96,26 @@ fn what_is_not_there_is_not_found(cluster: &Cluster) {
     let _refused = way().args(["proxy", "ssh", "root@web-9:22"]).output().ended_with(4).complaining("web-9");
     let ssh = cluster.ssh(&cluster.identity(), 0);
     let _refused = ssh.run("web-9", &[], "true").output().ended_with(255).complaining("web-9");
+}
+
+fn c_what_happened_is_shown_to_auditors(cluster: &Cluster) {
+    cluster.add_user("audrey", "auditor", "root");
+    let auditor = cluster.sign("audrey", "1h");
+    let ssh = cluster.ssh(&cluster.identity(), 0);
+    let _said = ssh.run("web-1", &[], "printf 12345678").output().succeeded();
+    let events = |more: &[&str]| {
+        let ls = cluster.way(&auditor, 1).args(["events", "ls", "--from", "10m", "--format", "json"]);
+        ls.args(more.iter().copied()).json().as_array().unwrap().clone()
+    };
+    wait_until("the end of the session to be in the log", || {
+        let ends = events(&["--code", "T2004I", "--search", "web-1"]);
+        ends.iter().any(|end| end["event"] == "session.end" && end["bytes_sent"] == 8)
+    });
+    assert_eq!(events(&["--code", "t3002i", "--limit", "1"]).len(), 1);
+    assert!(events(&["--search", "no such word"]).is_empty());
+    let text = cluster.way(&auditor, 0).args(["events", "search", "--search", "printf"]).stdout();
+    assert!(text.contains("exec") && text.contains("command=printf 12345678"), "{text}");
+
+    let denied = cluster.way(&cluster.identity(), 0).args(["events", "ls"]).output();
+    let _denied = denied.ended_with(3).complaining("event");
 }

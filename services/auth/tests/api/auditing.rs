@@ -100,6 +100,8 @@ async fn every_write_is_in_the_log_with_its_author() {
         "{users:?}"
     );
     refused(ed.search_events(SearchEventsRequest::default()).await, Code::PermissionDenied);
+    cluster.create_user("audrey", &["auditor"], &[]).await;
+    assert!(cluster.user("audrey").await.search_events(SearchEventsRequest::default()).await.is_ok());
     let denied = search(&cluster, &["WAD00W"]).await;
     assert!(denied[0].contains("SearchEvents") && denied[0].contains("\"ed\""), "{denied:?}");
 }
@@ -126,6 +128,31 @@ async fn a_search_is_by_time_and_bounded() {
     let some = admin.search_events(request(0, 5)).await.unwrap().into_inner().json;
     assert_eq!(some.len(), 5);
     assert!(some[0].contains("event 602") && some[2].contains("event 600"), "{some:?}");
-    let all = admin.search_events(request(0, 0)).await.unwrap().into_inner().json;
-    assert_eq!(all.iter().filter(|event| event.contains("\"ssh\"")).count(), 602);
+    let all = admin.search_events(request(0, 0)).await.unwrap().into_inner();
+    assert_eq!(all.json.iter().filter(|event| event.contains("\"ssh\"")).count(), 602);
+    assert_eq!(all.next, 0);
+}
+
+#[tokio::test]
+async fn a_search_goes_on_where_it_stopped() {
+    let cluster = Cluster::start().await;
+    let node = cluster.join(&["Node"], "n-1").await;
+    let events: Vec<Envelope> = (1..=600).map(|n| envelope(&cluster, &node.host_id, n)).collect();
+    emit(&cluster, &node, &events).await.unwrap();
+    let mut admin = cluster.admin();
+    let mut found = Vec::new();
+    let mut before = 0;
+    loop {
+        let codes = vec!["WSV00I".into()];
+        let request = SearchEventsRequest { codes, limit: 97, before, ..Default::default() };
+        let page = admin.search_events(request).await.unwrap().into_inner();
+        found.extend(page.json.into_iter().filter(|event| event.contains("\"ssh\"")));
+        before = page.next;
+        if before == 0 {
+            break;
+        }
+    }
+    let expected: Vec<String> = (1..=600).rev().map(|n| format!("\"event {n}\"")).collect();
+    assert_eq!(found.len(), expected.len());
+    assert!(found.iter().zip(&expected).all(|(event, text)| event.contains(text)));
 }
