@@ -5,6 +5,7 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+use wayleave_vocab::is_hostile;
 
 /// Wraps a format so that nobody whose name is logged can forge a line or drive a terminal.
 pub(crate) struct OneLine<F>(pub(crate) F);
@@ -34,10 +35,4 @@ where
         }
         writer.write_char('\n')
     }
-}
-
-/// Control characters, line separators, and the marks that turn the direction of text around.
-fn is_hostile(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

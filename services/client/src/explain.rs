@@ -3,8 +3,8 @@
 use crate::access::{Access, call};
 use crate::cli::GlobalArgs;
 use crate::dial::Destination;
-use crate::failure::{Exit, Failure, printable};
-use crate::output::show;
+use crate::failure::{Exit, Failure};
+use crate::output::{one_line, show};
 use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -64,7 +64,7 @@ impl Explanation {
 
     fn text(&self) -> String {
         let verdict = if self.allowed { "ALLOWED" } else { "DENIED" };
-        let mut text = format!("{verdict}: {}\n", printable(&self.summary));
+        let mut text = format!("{verdict}: {}\n", one_line(&self.summary));
         for key in SHOWN {
             if let Some(part) = self.trace.get(key).and_then(pruned) {
                 text.push('\n');
@@ -101,10 +101,10 @@ fn outline(out: &mut String, value: &Value, indent: usize) {
             for (key, value) in map {
                 match scalar(value) {
                     Some(text) => {
-                        let _ = writeln!(out, "{pad}{}: {text}", printable(key));
+                        let _ = writeln!(out, "{pad}{}: {text}", one_line(key));
                     }
                     None => {
-                        let _ = writeln!(out, "{pad}{}:", printable(key));
+                        let _ = writeln!(out, "{pad}{}:", one_line(key));
                         outline(out, value, indent + 2);
                     }
                 }
@@ -135,7 +135,7 @@ fn outline(out: &mut String, value: &Value, indent: usize) {
 
 fn scalar(value: &Value) -> Option<String> {
     match value {
-        Value::String(text) => Some(printable(text)),
+        Value::String(text) => Some(one_line(text)),
         Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }

@@ -8,6 +8,7 @@ use std::io;
 use tonic::{Code, Status};
 use wayleave_dial::DialRefusal;
 use wayleave_net::{ConnectError, MessageError};
+use wayleave_vocab::printable;
 
 /// How `way` ends. The numbers are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,11 +107,6 @@ impl fmt::Display for Failure {
 }
 
 impl Error for Failure {}
-
-/// Text without control characters other than line ends and tabs.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
-}
 
 /// An error and everything below it, each said once.
 pub(crate) fn chain(error: &dyn Error) -> String {
@@ -349,6 +345,6 @@ mod tests {
     #[test]
     fn m_control_characters_of_a_peer_do_not_reach_the_terminal() {
         let failure = Failure::from(Status::not_found("no \u{1b}[2Juser\u{7}"));
-        assert_eq!(failure.to_string(), "error: no [2Juser");
+        assert_eq!(failure.to_string(), "error: no \\u001b[2Juser\\u0007");
     }
 }

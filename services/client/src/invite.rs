@@ -53,9 +53,9 @@ pub(crate) struct ShowArgs {
     ca_pin: Option<Pins>,
 }
 
-/// An invitation as it was handed over.
+/// An invitation as it was handed over: an address, or its token alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Invitation {
+pub struct Invitation {
     proxy: Option<HostPort>,
     token: String,
     pins: Option<Pins>,

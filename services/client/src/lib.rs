@@ -11,6 +11,7 @@ mod auth_rotate;
 mod auth_sign;
 mod cli;
 mod dial;
+mod events;
 mod explain;
 mod failure;
 mod first_contact;
@@ -38,6 +39,8 @@ mod tokens;
 mod tokens_openssh;
 mod users;
 mod version;
+
+pub use invite::Invitation;
 
 use clap::Parser;
 use clap::error::ErrorKind;

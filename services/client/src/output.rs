@@ -1,8 +1,9 @@
 //! What `way` prints: text for people, JSON and YAML for programs. Failures are not printed here.
 
-use crate::failure::{Failure, printable};
+use crate::failure::Failure;
 use serde::Serialize;
 use std::io::{self, Write};
+use wayleave_vocab::printable;
 
 /// How a list or a status is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -21,12 +22,14 @@ pub(crate) enum Format {
 /// Widest column of a table, in characters; longer cells are not cut, they push the rest of their line.
 const COLUMN_CHARS_MAX: usize = 60;
 
-/// Writes text to standard output. A reader that went away ends the process quietly, as it does other tools.
+/// Writes text to standard output, with whatever in it would drive a terminal written out: names, labels and messages
+/// come from the cluster, and from whoever could write there. A reader that went away ends the process quietly, as it
+/// does other tools.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    print_bytes(text.as_bytes())
+    print_bytes(printable(text).as_bytes())
 }
 
-/// Writes bytes to standard output.
+/// Writes bytes of our own to standard output, as they are.
 pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
@@ -54,7 +57,16 @@ pub(crate) fn to_json(value: &impl Serialize) -> Result<String, Failure> {
 pub(crate) fn to_yaml(value: &impl Serialize) -> Result<String, Failure> {
     let text =
         serde_saphyr::to_string(value).map_err(|e| Failure::failed(format!("cannot write YAML: {e}")))?;
+    // What would be written out is the same text in a quoted scalar only, and JSON, which is YAML, has no others.
+    if printable(&text) != text {
+        return to_json(value);
+    }
     Ok(if text.ends_with('\n') { text } else { text + "\n" })
+}
+
+/// Text on one line, that drives no terminal.
+pub(crate) fn one_line(text: &str) -> String {
+    printable(text).replace(['\n', '\t'], " ")
 }
 
 /// Prints a value in the format that was asked for; `text` makes the form for people.
@@ -73,7 +85,7 @@ pub(crate) fn show(
 /// A table with a dashed line below the header. Cells hold no control characters.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let cells: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|cell| cell.replace(char::is_control, " ")).collect()).collect();
+        rows.iter().map(|row| row.iter().map(|cell| one_line(cell)).collect()).collect();
     let widths: Vec<usize> = header
         .iter()
         .enumerate()
@@ -122,6 +134,20 @@ mod tests {
 
     #[test]
     fn m_a_cell_cannot_move_the_cursor() {
-        assert!(!table(&["A"], &[vec!["x\u{1b}[2J\ny".to_owned()]]).contains('\u{1b}'));
+        assert_eq!(table(&["A"], &[vec!["x\u{1b}[2J\ny".to_owned()]]), "A\n------------\nx\\u001b[2J y\n");
+    }
+
+    #[test]
+    fn m_what_programs_read_is_the_same_text_and_drives_no_terminal() {
+        for hostile in ["a\u{1b}[2Jb", "\u{9b}2J", "x\u{202e}y", "\u{7f}", "\u{0}", "two\nlines", "plain"] {
+            let value = std::collections::BTreeMap::from([("name", hostile)]);
+            let json = printable(&to_json(&value).unwrap());
+            let yaml = printable(&to_yaml(&value).unwrap());
+            let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+            assert_eq!(read["name"], hostile, "{json}");
+            let read: std::collections::BTreeMap<String, String> = serde_saphyr::from_str(&yaml).unwrap();
+            assert_eq!(read["name"], hostile, "{yaml}");
+            assert!(!json.chars().chain(yaml.chars()).any(|c| c != '\n' && wayleave_vocab::is_hostile(c)));
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::str::FromStr;
 use wayleave_api::auth::{ListResourcesRequest, ResourceRef, ResourceWrite};
 use wayleave_resource::{Kind, Resource};
-use wayleave_vocab::ResourceName;
+use wayleave_vocab::{ResourceName, printable};
 
 const PAGE_SIZE: u32 = 1000;
 /// Longest file read, in bytes.
@@ -165,7 +165,9 @@ fn read(json: &str) -> Result<Resource, Failure> {
 fn render(resources: &[Resource], format: Format) -> Result<String, Failure> {
     match format {
         Format::Json => to_json(&resources),
-        Format::Yaml => Ok(resources.iter().map(Resource::to_yaml).collect::<Vec<_>>().join("---\n")),
+        Format::Yaml => {
+            resources.iter().map(yaml).collect::<Result<Vec<_>, _>>().map(|all| all.join("---\n"))
+        }
         Format::Names => Ok(resources
             .iter()
             .map(|resource| format!("{}/{}\n", resource.kind(), resource.name()))
@@ -175,6 +177,12 @@ fn render(resources: &[Resource], format: Format) -> Result<String, Failure> {
             Ok(table(&["Kind", "Name", "Labels", "Expires", "Description"], &rows))
         }
     }
+}
+
+/// As people write it; with what would drive a terminal in it, as JSON, in which that can be written out.
+fn yaml(resource: &Resource) -> Result<String, Failure> {
+    let text = resource.to_yaml();
+    if printable(&text) == text { Ok(text) } else { to_json(resource) }
 }
 
 fn row(resource: &Resource) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! An SFTP conversation over a connection to a node.
 
-use crate::failure::{Exit, Failure, printable};
+use crate::failure::{Exit, Failure};
 use crate::output::note;
 use crate::ssh::connect::NodeConnection;
 use crate::ssh::driver::Notice;
@@ -114,7 +114,7 @@ impl SftpSession {
                 self.driver.connection().consumed(channel, data.len());
             }
             Notice::Data { channel, stream: DataStream::Stderr, data } => {
-                note(printable(&String::from_utf8_lossy(&data)).trim_end());
+                note(String::from_utf8_lossy(&data).trim_end());
                 self.driver.connection().consumed(channel, data.len());
             }
             Notice::Answered { is_granted: false, .. } => {

@@ -1,6 +1,6 @@
 //! What a person sees of a connection: a shell or a command, its exit code, and the forwards beside it.
 
-use crate::failure::{Exit, Failure, SSH_FAILURE, printable};
+use crate::failure::{Exit, Failure, SSH_FAILURE};
 use crate::output::note;
 use crate::ssh::connect::NodeConnection;
 use crate::ssh::driver::{DriverError, Notice};
@@ -27,6 +27,7 @@ use wayleave_ssh::{
     ChannelId, ChannelOpen, ChannelRequest, GlobalRequest, OpenFailure, RequestId, TcpEndpoint,
     encode_terminal_modes,
 };
+use wayleave_vocab::printable;
 
 /// Connections that were taken and wait for the loop.
 const TAKEN_MAX: usize = 16;
