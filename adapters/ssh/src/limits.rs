@@ -3,14 +3,52 @@
 
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use wayleave_audit::DisconnectReason;
-use wayleave_policy::{Denial, DenialReason, SessionOptions};
+use wayleave_policy::{Denial, DenialReason, SessionOptions, Settings};
 use wayleave_runtime::Clock;
 use wayleave_session::{EndReason, Now, Terms, TooManyConnections, UserConnections};
+use wayleave_ssh::{Connection, Timing};
 use wayleave_vocab::{UserName, Wall};
 
 /// Sessions at a time on one connection where no role says.
 const SESSIONS_MAX: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
+
+/// Least silence after which a client is probed, whatever the cluster says.
+const KEEPALIVE_INTERVAL_MIN: Duration = Duration::from_secs(1);
+
+/// How a silent client is probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Keepalive {
+    interval: Duration,
+    unanswered_max: u32,
+}
+
+impl Keepalive {
+    /// As the cluster says. A client is probed once at least.
+    pub(crate) fn of(settings: &Settings) -> Self {
+        Self {
+            interval: settings.keep_alive_interval.0.max(KEEPALIVE_INTERVAL_MIN),
+            unanswered_max: settings.keep_alive_count_max.max(1),
+        }
+    }
+
+    /// From now on, on a connection that is open.
+    pub(crate) fn apply(self, connection: &mut Connection) {
+        connection.set_keepalive(Some(self.interval), self.unanswered_max);
+    }
+
+    /// The deadlines of a connection.
+    pub(crate) fn timing(self, handshake_max: Duration, auth_max: Duration) -> Timing {
+        Timing {
+            handshake_max,
+            auth_max,
+            keepalive: Some(self.interval),
+            keepalive_unanswered_max: self.unanswered_max,
+            ..Timing::default()
+        }
+    }
+}
 
 /// Both clocks.
 pub(crate) fn now(clock: &dyn Clock) -> Now {
@@ -94,6 +132,19 @@ impl Drop for UserSlot {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_is_never_probed_without_pause_nor_given_up_unprobed() {
+        let zero = Settings {
+            keep_alive_interval: wayleave_vocab::Ttl(Duration::ZERO),
+            keep_alive_count_max: 0,
+            ..Settings::default()
+        };
+        let timing = Keepalive::of(&zero).timing(Duration::ZERO, Duration::ZERO);
+        assert_eq!((timing.keepalive, timing.keepalive_unanswered_max), (Some(Duration::from_secs(1)), 1));
+        let usual = Keepalive::of(&Settings::default()).timing(Duration::ZERO, Duration::ZERO);
+        assert_eq!((usual.keepalive, usual.keepalive_unanswered_max), (Some(Duration::from_secs(300)), 3));
+    }
 
     #[test]
     fn a_slot_is_free_again_when_its_connection_is_gone() {

@@ -1,5 +1,6 @@
 //! What an adapter decides by: the verified policy in the shape that decisions need.
 
+use crate::limits::Keepalive;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -63,6 +64,11 @@ impl PolicyView {
     /// Roles and settings.
     pub(crate) fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// How silent clients are probed.
+    pub(crate) fn keepalive(&self) -> Keepalive {
+        Keepalive::of(self.policy.settings())
     }
 
     /// Locks.

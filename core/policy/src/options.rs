@@ -16,6 +16,10 @@ pub struct Settings {
     pub client_idle_timeout: Option<Ttl>,
     /// Life of a certificate where nothing shorter is set.
     pub default_session_ttl: Ttl,
+    /// Silence after which an SSH client is probed.
+    pub keep_alive_interval: Ttl,
+    /// How many probes may go unanswered.
+    pub keep_alive_count_max: u32,
 }
 
 impl Settings {
@@ -26,6 +30,8 @@ impl Settings {
             disconnect_expired_cert: preference.disconnect_expired_cert,
             client_idle_timeout: networking.client_idle_timeout,
             default_session_ttl: preference.default_session_ttl,
+            keep_alive_interval: networking.keep_alive_interval,
+            keep_alive_count_max: networking.keep_alive_count_max,
         }
     }
 }

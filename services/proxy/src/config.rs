@@ -17,6 +17,8 @@ pub struct ProxyConfig {
     pub web_listen: SocketAddr,
     /// SSH for plain `ssh -J`, when configured.
     pub ssh_listen: Option<SocketAddr>,
+    /// Where clients reach it, as the ping tells.
+    pub ssh_public: Vec<HostPort>,
     /// Where machines without an agent publish themselves by `ssh -R`, when configured.
     pub tunnel_listen: Option<SocketAddr>,
     /// The peer service. It listens while the cluster's strategy is `proxy_peering`, or with `tunnel_listen`.

@@ -16,6 +16,7 @@ pub(crate) struct RestState {
     pub(crate) proxy_id: String,
     pub(crate) public_addresses: Vec<HostPort>,
     pub(crate) ssh_port: Option<u16>,
+    pub(crate) ssh_public_addresses: Vec<HostPort>,
 }
 
 /// The answer of `/webapi/ping`.
@@ -26,6 +27,8 @@ struct Ping {
     proxy_id: String,
     public_addresses: Vec<HostPort>,
     ssh_port: Option<u16>,
+    /// Where clients reach the SSH entry, for `ssh -J`.
+    ssh_public_addresses: Vec<HostPort>,
     /// Worth something only to who verified this proxy's web certificate by a public authority.
     ca_pins: Vec<String>,
 }
@@ -46,6 +49,7 @@ async fn ping(State(state): State<Arc<RestState>>) -> impl IntoResponse {
         proxy_id: state.proxy_id.clone(),
         public_addresses: state.public_addresses.clone(),
         ssh_port: state.ssh_port,
+        ssh_public_addresses: state.ssh_public_addresses.clone(),
         ca_pins: state.trust.host_pins(),
     })
 }

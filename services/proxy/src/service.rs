@@ -137,6 +137,7 @@ impl ProxyService {
             proxy_id: config.host_id.to_string(),
             public_addresses: config.public_addresses.clone(),
             ssh_port: config.ssh_listen.map(|address| address.port()),
+            ssh_public_addresses: config.ssh_public.clone(),
         }));
         let tasks = TaskGroup::new();
         let shared = Shared {

@@ -18,6 +18,7 @@ use crate::userauth::client::{ClientAuth, ClientStep};
 use crate::userauth::server::ServerAuth;
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
+use std::time::Duration;
 use wayleave_vocab::Mono;
 
 /// Events that wait before no more input is taken.
@@ -240,6 +241,16 @@ impl Connection {
         self.deadline = None;
         self.transport.trust_peer();
         self.keepalive_at = self.timing.keepalive.map(|silence| self.now.after(silence));
+    }
+
+    /// Probes a silent peer by other numbers from now on: after so much silence, and giving up after so many probes
+    /// without a sign of life. What was counted goes on counting.
+    pub fn set_keepalive(&mut self, silence: Option<Duration>, unanswered_max: u32) {
+        self.timing.keepalive = silence;
+        self.timing.keepalive_unanswered_max = unanswered_max;
+        if matches!(self.stage, Stage::Open) {
+            self.keepalive_at = silence.map(|silence| self.last_heard.after(silence));
+        }
     }
 
     fn rekey_if_due(&mut self) -> Result<(), ConnectionError> {

@@ -288,6 +288,28 @@ fn rekey_by_bytes_and_by_time() {
 }
 
 #[test]
+fn g_a_silent_peer_is_given_up_by_the_numbers_of_the_moment() {
+    let mut pair = Pair::open();
+    let server = &mut pair.server.connection;
+    server.set_keepalive(Some(Duration::from_secs(300)), 3);
+    // The client is gone: nothing that the server sends is answered.
+    let mut now = pair.now.after(Duration::from_secs(120));
+    server.handle_timeout(now).unwrap();
+    assert!(server.poll_output().is_none(), "it is not probed yet");
+
+    server.set_keepalive(Some(Duration::from_secs(10)), 2);
+    let mut probes = 0;
+    let error = loop {
+        match server.handle_timeout(now) {
+            Ok(()) => probes += usize::from(server.poll_output().is_some()),
+            Err(error) => break error,
+        }
+        now = now.after(Duration::from_secs(10));
+    };
+    assert_eq!((probes, error), (2, ConnectionError::Timeout(Deadline::Keepalive)));
+}
+
+#[test]
 fn verbs_during_a_rekey_wait_for_its_end() {
     let mut pair = Pair::open();
     let (ours, theirs) = session(&mut pair);

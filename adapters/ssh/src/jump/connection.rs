@@ -329,6 +329,9 @@ impl Application for JumpConnection {
         match done {
             Done::PolicyChanged(views) => {
                 core.start(changed(views));
+                if let Some(view) = self.view() {
+                    view.keepalive().apply(&mut core.connection);
+                }
                 self.recheck(core);
             }
             Done::ShutdownRequested => self.on_shutdown(core),

@@ -9,6 +9,7 @@ mod target;
 
 use crate::audit::AuditSink;
 use crate::driver::{self, Core};
+use crate::limits::Keepalive;
 use crate::policy_view::PolicySource;
 use connection::JumpConnection;
 use futures::future::BoxFuture;
@@ -17,8 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use wayleave_net::{BoxStream, Dialer, Entry, Known};
+use wayleave_policy::Settings;
 use wayleave_runtime::{Clock, Shutdown};
-use wayleave_ssh::{Credential, Limits, ServerConfig, Timing};
+use wayleave_ssh::{Credential, Limits, ServerConfig};
 use wayleave_vocab::HostId;
 
 /// Version exchange and key exchange.
@@ -60,8 +62,10 @@ impl JumpEntry {
     fn server_config(&self) -> Option<ServerConfig> {
         let identity = self.config.identity.borrow().clone()?;
         let mut server = ServerConfig::new(vec![identity]);
-        server.timing =
-            Timing { handshake_max: HANDSHAKE_TIMEOUT, auth_max: AUTH_TIMEOUT, ..Timing::default() };
+        // Nobody is let in before there is a policy; then its own numbers count.
+        let keepalive = self.config.policy.views().borrow().as_ref().map(|view| view.keepalive());
+        let keepalive = keepalive.unwrap_or_else(|| Keepalive::of(&Settings::default()));
+        server.timing = keepalive.timing(HANDSHAKE_TIMEOUT, AUTH_TIMEOUT);
         server.limits =
             Limits { channels_max: CHANNELS_MAX, opens_pending_max: DIALS_MAX, ..Limits::default() };
         Some(server)

@@ -285,6 +285,9 @@ impl Application for NodeConnection {
         match done {
             Done::DecisionsChanged(watched) => {
                 core.start(watched.changed());
+                if let Some(view) = self.view() {
+                    view.keepalive().apply(&mut core.connection);
+                }
                 self.recheck(core);
             }
             Done::ShutdownRequested => self.on_shutdown(core),

@@ -22,7 +22,7 @@ pub(crate) use file_copy::copies_files;
 
 use crate::audit::AuditSink;
 use crate::driver::{self, Core};
-use crate::limits::UserSlots;
+use crate::limits::{Keepalive, UserSlots};
 use crate::policy_view::PolicySource;
 use futures::future::BoxFuture;
 use std::net::SocketAddr;
@@ -33,8 +33,9 @@ use tracing::Instrument;
 use wayleave_dial::{DialRequest, DialTarget};
 use wayleave_net::{Adapter, Inbound};
 use wayleave_os::Launcher;
+use wayleave_policy::Settings;
 use wayleave_runtime::{Clock, Shutdown};
-use wayleave_ssh::{Credential, Limits, ServerConfig, Timing};
+use wayleave_ssh::{Credential, Limits, ServerConfig};
 use wayleave_vocab::{HostId, Labels, NodeName};
 
 /// Connections at a time that have not proved a user.
@@ -113,8 +114,10 @@ impl NodeAdapter {
     fn server_config(&self) -> Option<ServerConfig> {
         let identity = self.config.identity.borrow().clone()?;
         let mut server = ServerConfig::new(vec![identity]);
-        server.timing =
-            Timing { handshake_max: HANDSHAKE_TIMEOUT, auth_max: AUTH_TIMEOUT, ..Timing::default() };
+        // Nobody is let in before there is a policy; then its own numbers count.
+        let keepalive = self.config.policy.views().borrow().as_ref().map(|view| view.keepalive());
+        let keepalive = keepalive.unwrap_or_else(|| Keepalive::of(&Settings::default()));
+        server.timing = keepalive.timing(HANDSHAKE_TIMEOUT, AUTH_TIMEOUT);
         server.limits = Limits { channels_max: CHANNELS_MAX, ..Limits::default() };
         Some(server)
     }

@@ -6,6 +6,7 @@ use crate::world::{Certified, Setting, World, lock, role, text, wall};
 use std::time::Duration;
 use tokio::process::Child;
 use wayleave_audit::{DisconnectReason, Event};
+use wayleave_policy::Settings;
 use wayleave_resource::{LabelSelector, RoleOptions};
 use wayleave_vocab::{Labels, Ttl};
 
@@ -18,6 +19,7 @@ cases![
     j_a_certificate_that_runs_out_leaves_sessions_otherwise_and_opens_no_new_ones,
     j_silence_ends_sessions,
     j_a_program_that_ignores_the_hangup_is_killed,
+    g_a_client_that_answers_no_probe_is_given_up_as_the_cluster_says,
     a_change_that_concerns_nobody_ends_nothing,
     a_drain_waits_for_sessions_and_then_ends_them,
 ];
@@ -125,6 +127,28 @@ fn j_silence_ends_sessions() {
 
         check_ended(ssh, &pid, "silent for 2 s").await;
         check_noted(&world, DisconnectReason::Idle).await;
+    });
+}
+
+fn g_a_client_that_answers_no_probe_is_given_up_as_the_cluster_says() {
+    block_on(async {
+        let world = World::new().await;
+        let (ssh, pid) = start(&world, "").await;
+        let (stopped, its_pid) = start(&world, "").await;
+        let client = nix::unistd::Pid::from_raw(i32::try_from(stopped.id().unwrap()).unwrap());
+        nix::sys::signal::kill(client, nix::sys::signal::Signal::SIGSTOP).unwrap();
+
+        // Both run already: the numbers of a change count for them too.
+        let settings = Settings {
+            keep_alive_interval: Ttl(Duration::from_secs(1)),
+            keep_alive_count_max: 2,
+            ..Settings::default()
+        };
+        world.policy.publish_with(settings, &[role("access", RoleOptions::default())], &[]);
+
+        wait_until(|| !is_running(&its_pid)).await;
+        assert!(is_running(&pid), "whoever answers goes on");
+        drop((ssh, stopped));
     });
 }
 

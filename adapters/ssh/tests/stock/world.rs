@@ -82,7 +82,12 @@ impl Cluster {
 
     /// Publishes roles and locks.
     pub(crate) fn publish(&self, roles: &[Role], locks: &[Lock]) {
-        let policy = Policy::new(cluster(), Settings::default(), roles);
+        self.publish_with(Settings::default(), roles, locks);
+    }
+
+    /// The same with settings of the cluster.
+    pub(crate) fn publish_with(&self, settings: Settings, roles: &[Role], locks: &[Lock]) {
+        let policy = Policy::new(cluster(), settings, roles);
         let view = PolicyView::new(
             PolicyRevision::default(),
             [self.authority_line.as_str()],

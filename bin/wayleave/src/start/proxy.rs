@@ -29,6 +29,7 @@ pub(crate) async fn bind(
         name: opened.node_name.clone(),
         web_listen: config.web_listen_addr,
         ssh_listen: config.ssh.as_ref().map(|ssh| ssh.listen_addr),
+        ssh_public: config.ssh.iter().flat_map(|ssh| ssh.public_addrs.iter().cloned()).collect(),
         tunnel_listen: config.tunnel.as_ref().map(|tunnel| tunnel.listen_addr),
         peer_listen: config.peer.listen_addr,
         peer_public: config.peer.public_addr.clone(),

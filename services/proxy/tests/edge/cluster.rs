@@ -50,6 +50,7 @@ impl Cluster {
             name: NodeName::parse(format!("proxy-{id}")).unwrap(),
             web_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             ssh_listen: None,
+            ssh_public: vec!["jump.example.com:3023".parse().unwrap()],
             tunnel_listen: None,
             peer_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             peer_public: None,

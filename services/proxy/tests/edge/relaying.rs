@@ -60,6 +60,7 @@ pub(crate) fn signed_policy(cluster: &Cluster, counter: u64, locked: Vec<LockTar
         ],
         roles: Vec::new(),
         locks: locked.into_iter().enumerate().map(lock).collect(),
+        withdrawn: vec![],
         auth_preference: Default::default(),
         networking: Default::default(),
     })

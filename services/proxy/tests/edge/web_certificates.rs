@@ -124,6 +124,7 @@ async fn web_is_served_over_tls_1_2_and_1_3() {
         let mut answer = String::new();
         tls.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("sha256:"), "{answer}");
+        assert!(answer.contains("\"ssh_public_addresses\":[\"jump.example.com:3023\"]"), "{answer}");
     }
 }
 
