@@ -323,6 +323,7 @@ mod tests {
             }],
             roles: vec![],
             locks: vec![],
+            withdrawn: vec![],
             auth_preference: ClusterAuthPreference::default(),
             networking: ClusterNetworkingConfig::default(),
         })

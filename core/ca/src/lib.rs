@@ -12,6 +12,7 @@ mod snapshot;
 mod succession;
 mod template;
 mod validity;
+mod withdrawal;
 
 pub use digest::{Digest, ParseDigestError};
 pub use gate::{
@@ -34,3 +35,4 @@ pub use validity::{
     CERTIFICATE_TTL_MAX, CERTIFICATE_TTL_MIN, CLOCK_SKEW, DEFAULT_CERTIFICATE_TTL, Validity, certificate_ttl,
 };
 pub use wayleave_resource::{CaKeys, CaType, CertAuthority, CertAuthoritySpec, RotationPhase};
+pub use withdrawal::Withdrawal;

@@ -4,6 +4,7 @@
 //! delta is believed when what results has the digest of a believed head, so it needs no signature of its own.
 
 use crate::digest::Digest;
+use crate::withdrawal::Withdrawal;
 use serde::{Deserialize, Serialize};
 use wayleave_resource::{
     CertAuthority, ClusterAuthPreference, ClusterNetworkingConfig, Kind, Lock, LockTarget, Resource, Role,
@@ -32,6 +33,8 @@ pub struct SnapshotParts {
     pub roles: Vec<Role>,
     /// All locks, those that have run out included.
     pub locks: Vec<Lock>,
+    /// Roles that users no longer hold, whatever their certificates say.
+    pub withdrawn: Vec<Withdrawal>,
     /// Logins and sessions.
     pub auth_preference: ClusterAuthPreference,
     /// Tunnels and timeouts.
@@ -78,6 +81,8 @@ struct Encoded<R> {
     cas: Vec<CertAuthority>,
     roles: Vec<R>,
     locks: Vec<Lock>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    withdrawn: Vec<Withdrawal>,
     auth_preference: ClusterAuthPreference,
     networking: ClusterNetworkingConfig,
 }
@@ -91,6 +96,7 @@ impl Snapshot {
         parts.cas.sort_by_key(|authority| authority.spec.ca_type);
         parts.roles.sort_by(|a, b| a.name.cmp(&b.name));
         parts.locks.sort_by(|a, b| a.name.cmp(&b.name));
+        parts.withdrawn.sort();
         parts.cas.iter_mut().for_each(|authority| authority.metadata.revision = None);
         parts.roles.iter_mut().for_each(|role| role.metadata.revision = None);
         parts.locks.iter_mut().for_each(|lock| lock.metadata.revision = None);
@@ -120,6 +126,7 @@ impl Snapshot {
             cas: parts.cas,
             roles: parts.roles,
             locks: parts.locks,
+            withdrawn: parts.withdrawn,
             auth_preference: parts.auth_preference,
             networking: parts.networking,
         };
@@ -156,6 +163,7 @@ impl Snapshot {
             cas: encoded.cas,
             roles,
             locks: encoded.locks,
+            withdrawn: encoded.withdrawn,
             auth_preference: encoded.auth_preference,
             networking: encoded.networking,
         });
@@ -183,6 +191,7 @@ impl Snapshot {
             issued: newer.parts.issued,
             put,
             delete: gone,
+            withdrawn: newer.parts.withdrawn.clone(),
         }
     }
 
@@ -200,6 +209,7 @@ impl Snapshot {
         let mut parts = self.parts.clone();
         parts.revision = delta.to;
         parts.issued = delta.issued;
+        parts.withdrawn = delta.withdrawn.clone();
         for (kind, name) in &delta.delete {
             forget(&mut parts, *kind, name);
         }
@@ -262,6 +272,9 @@ pub struct Delta {
     pub put: Vec<Resource>,
     /// Resources that are gone.
     pub delete: Vec<(Kind, ResourceName)>,
+    /// All withdrawals of what results: they are few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub withdrawn: Vec<Withdrawal>,
 }
 
 impl Delta {

@@ -3,9 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use proptest::prelude::*;
-use wayleave_ca::{DecodeSnapshotError, Delta, Snapshot, SnapshotParts};
+use wayleave_ca::{DecodeSnapshotError, Delta, Snapshot, SnapshotParts, Withdrawal};
 use wayleave_resource::{ClusterAuthPreference, ClusterNetworkingConfig, Lock, Resource, Role};
-use wayleave_vocab::{ClusterName, HostId, PolicyRevision, Wall};
+use wayleave_vocab::{ClusterName, HostId, PolicyRevision, RoleName, UserName, Wall};
 
 fn role(name: &str, login: &str) -> Role {
     let text = format!(
@@ -34,6 +34,7 @@ fn snapshot(counter: u64, roles: Vec<Role>, locks: Vec<Lock>) -> Snapshot {
         cas: vec![],
         roles,
         locks,
+        withdrawn: vec![],
         auth_preference: ClusterAuthPreference::default(),
         networking: ClusterNetworkingConfig::default(),
     })
@@ -65,6 +66,32 @@ fn a_role_from_the_future_is_set_aside_and_a_lock_from_the_future_is_not() {
     let newer = text.replace("\"target\":{\"user\"", "\"target\":{\"planet\"");
     assert!(matches!(Snapshot::decode(newer.as_bytes()), Err(DecodeSnapshotError::Malformed(_))));
     assert!(Snapshot::decode(text.replace("\"v\":1", "\"v\":2").as_bytes()).is_err());
+}
+
+#[test]
+fn j_withdrawn_roles_travel_with_snapshots_and_deltas() {
+    let before = snapshot(1, vec![role("a", "root")], vec![]);
+    let withdrawal = |user: &str, role: &str| Withdrawal {
+        user: UserName::parse(user).unwrap(),
+        role: RoleName::parse(role).unwrap(),
+        until: Wall::from_secs(1_800_000_000),
+    };
+    let (one, two) = (withdrawal("alice", "a"), withdrawal("bob", "a"));
+    let with = |counter, withdrawn: &[Withdrawal]| {
+        Snapshot::new(SnapshotParts {
+            withdrawn: withdrawn.to_vec(),
+            ..snapshot(counter, vec![role("a", "root")], vec![]).parts().clone()
+        })
+    };
+    let after = with(2, &[two.clone(), one.clone()]);
+    assert_eq!(after.encode(), with(2, &[one, two]).encode(), "the order of writing does not count");
+    let text = String::from_utf8(after.encode()).unwrap();
+    assert!(text.contains(r#""withdrawn":[{"user":"alice","role":"a","until":1800000000000}"#), "{text}");
+    assert_eq!(Snapshot::decode(&after.encode()).unwrap(), after);
+    for (old, new) in [(&before, &after), (&after, &with(3, &[]))] {
+        let delta = Delta::decode(&old.delta_to(new).encode()).unwrap();
+        assert_eq!(old.apply(&delta).unwrap().encode(), new.encode());
+    }
 }
 
 #[test]

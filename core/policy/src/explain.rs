@@ -180,7 +180,8 @@ impl Policy {
         now: Wall,
     ) -> Explanation {
         let verdict = self.decide_ssh(principal, node, login, context, now);
-        let subject = Subject::from(principal);
+        let held = self.held(principal, now);
+        let subject = Subject { roles: &held, ..Subject::from(principal) };
         let scope = Scope::of_node(subject, node.labels);
         let roles: Vec<RoleTrace> =
             subject.roles.iter().map(|name| self.trace_role(name, login, &scope, now)).collect();

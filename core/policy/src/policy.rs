@@ -7,11 +7,14 @@ use crate::options::{SessionOptions, Settings};
 use crate::permit::{AdminPermit, AppPermit, Permit};
 use crate::role::{CompiledRole, LoginMatcher, RoleError};
 use crate::subject::Subject;
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use wayleave_identity::UserPrincipal;
 use wayleave_resource::{AdminVerb, Kind, Role, RuleTarget};
-use wayleave_vocab::{ClusterName, HostId, Labels, Login, NodeName, ResourceName, RoleName, Ttl, Wall};
+use wayleave_vocab::{
+    ClusterName, HostId, Labels, Login, NodeName, ResourceName, RoleName, Ttl, UserName, Wall,
+};
 
 /// Most logins in one certificate; the rest, in order of the alphabet, is left out.
 pub const LOGINS_MAX: usize = 256;
@@ -24,6 +27,8 @@ pub struct Policy {
     /// Sorted by name.
     roles: Vec<Entry>,
     errors: Vec<RoleError>,
+    /// Roles that users no longer hold until then, whatever their certificates say.
+    withdrawn: BTreeMap<UserName, BTreeMap<RoleName, Wall>>,
 }
 
 #[derive(Debug, Clone)]
@@ -95,7 +100,7 @@ impl Policy {
             }
             same
         });
-        Self { cluster, settings, roles: compiled, errors }
+        Self { cluster, settings, roles: compiled, errors, withdrawn: BTreeMap::new() }
     }
 
     /// The same with roles that exist and cannot be read here, such as those of a newer version: whoever holds one is
@@ -113,6 +118,29 @@ impl Policy {
             }
         }
         self
+    }
+
+    /// The same with roles that were taken from users, each until no certificate with it is valid: in decisions about
+    /// such a user, the role is not among those held.
+    #[must_use]
+    pub fn with_withdrawn_roles(
+        mut self,
+        withdrawn: impl IntoIterator<Item = (UserName, RoleName, Wall)>,
+    ) -> Self {
+        for (user, role, until) in withdrawn {
+            let ends = self.withdrawn.entry(user).or_default().entry(role).or_insert(until);
+            *ends = until.max(*ends);
+        }
+        self
+    }
+
+    /// The roles that a principal still holds.
+    pub(crate) fn held<'p>(&self, principal: &'p UserPrincipal, now: Wall) -> Cow<'p, BTreeSet<RoleName>> {
+        let Some(withdrawn) = self.withdrawn.get(&principal.name) else {
+            return Cow::Borrowed(&principal.roles);
+        };
+        let is_held = |role: &&RoleName| withdrawn.get(*role).is_none_or(|until| *until <= now);
+        Cow::Owned(principal.roles.iter().filter(is_held).cloned().collect())
     }
 
     /// The cluster.
@@ -149,7 +177,8 @@ impl Policy {
     ) -> Result<Permit, Denial> {
         let deny = |reason| Denial::new(reason, format!("{} as {login} on {}", principal.name, node.name));
         self.check_certificate(principal, now).map_err(deny)?;
-        let subject = Subject::from(principal);
+        let held = self.held(principal, now);
+        let subject = Subject { roles: &held, ..Subject::from(principal) };
         let roles = self.roles_of(subject, now).map_err(deny)?;
         let options = SessionOptions::merge(roles.iter().map(|role| &role.options), &self.settings);
         if let Some(lock) = context.locks.on_session(subject, node.host_id, login, now) {
@@ -228,7 +257,8 @@ impl Policy {
         if principal.local_admin {
             return Ok(permit());
         }
-        let subject = Subject::from(principal);
+        let held = self.held(principal, now);
+        let subject = Subject { roles: &held, ..Subject::from(principal) };
         let roles = self.roles_of(subject, now).map_err(deny)?;
         if let Some(lock) = context.locks.on_subject(subject, now) {
             return Err(deny(DenialReason::Locked { lock }));
@@ -249,7 +279,8 @@ impl Policy {
         context: &Context<'_>,
         now: Wall,
     ) -> Vec<T> {
-        let subject = Subject::from(principal);
+        let held = self.held(principal, now);
+        let subject = Subject { roles: &held, ..Subject::from(principal) };
         let Ok(roles) = self.roles_of(subject, now) else { return Vec::new() };
         if self.check_certificate(principal, now).is_err() || context.locks.on_subject(subject, now).is_some()
         {

@@ -40,4 +40,4 @@ pub use role::{
 };
 pub use token::{JoinMethod, PUBLISHED_MAX, PublishGrant, Token, TokenSpec};
 pub use tree::{DEPTH_MAX, NODES_MAX, TEXT_BYTES_MAX};
-pub use user::{User, UserSpec, UserStatus};
+pub use user::{User, UserSpec, UserStatus, WithdrawnRole};

@@ -1,6 +1,6 @@
 //! Users. Passwords, second factors and keys are not here: Auth stores them apart.
 
-use crate::metadata::{Metadata, optional_time};
+use crate::metadata::{Metadata, optional_time, time};
 use crate::reader::{At, Fields};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -41,6 +41,29 @@ pub struct UserStatus {
     /// After too many wrong passwords: until when none is tried.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "optional_time")]
     pub locked_until: Option<Wall>,
+    /// Roles that were taken away while certificates with them may still be valid.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub withdrawn_roles: Vec<WithdrawnRole>,
+}
+
+/// A role that was taken from a user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WithdrawnRole {
+    /// Which.
+    pub role: RoleName,
+    /// When no certificate with it is valid any more.
+    #[serde(serialize_with = "time")]
+    pub until: Wall,
+}
+
+impl WithdrawnRole {
+    fn read(at: &At<'_>) -> Option<Self> {
+        let mut fields = at.fields()?;
+        let role = fields.required("role", At::parse);
+        let until = fields.required("until", At::time);
+        fields.finish();
+        Some(Self { role: role?, until: until? })
+    }
 }
 
 impl UserSpec {
@@ -79,7 +102,13 @@ impl UserStatus {
         let created_by = fields.optional("created_by", At::parse);
         let created_at = fields.optional("created_at", At::time);
         let locked_until = fields.optional("locked_until", At::time);
+        let withdrawn_roles = fields.or_default("withdrawn_roles", |at| at.each(WithdrawnRole::read));
         fields.finish();
-        Some(Self { created_by: created_by?, created_at: created_at?, locked_until: locked_until? })
+        Some(Self {
+            created_by: created_by?,
+            created_at: created_at?,
+            locked_until: locked_until?,
+            withdrawn_roles: withdrawn_roles?,
+        })
     }
 }

@@ -44,6 +44,7 @@ fn published(signer: &PolicySigner, counter: u64, at: u64) -> Published {
         cas: vec![CertAuthority { metadata: Default::default(), spec }],
         roles: Vec::new(),
         locks: Vec::new(),
+        withdrawn: vec![],
         auth_preference: Default::default(),
         networking: Default::default(),
     })

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{broadcast, watch};
-use wayleave_resource::{Kind, Resource};
+use wayleave_resource::{Kind, Resource, WithdrawnRole};
 use wayleave_runtime::Shutdown;
 use wayleave_store::{Change, Event, Item, Key, Revision, StoreError, Watch, WatchError};
 use wayleave_vocab::ClusterName;
@@ -173,33 +173,36 @@ impl Mirror {
             }
         }
         *resources = fresh;
-        self.publish(&resources, news, revision);
+        let is_withdrawing = news.iter().any(|news| news.kind() == Kind::User);
+        self.publish(&resources, news, is_withdrawing, revision);
     }
 
     fn apply(&self, change: &Change) {
         let mut resources = self.lock();
-        let mut news = Vec::new();
+        let (mut news, mut is_withdrawing) = (Vec::new(), false);
         for event in &change.events {
             match event {
                 Event::Put(item) => {
                     let Some(mirrored) = parse(item).map(Arc::new) else { continue };
                     let key = (mirrored.resource.kind(), item.key.name().to_owned());
-                    resources.insert(key, mirrored.clone());
+                    let before = resources.insert(key, mirrored.clone());
+                    is_withdrawing |= withdrawn(before.as_deref()) != withdrawn(Some(&mirrored));
                     news.push(News::Put(mirrored));
                 }
                 Event::Delete { key, .. } => {
                     let Some((kind, name)) = split(key) else { continue };
-                    resources.remove(&(kind, name.clone()));
+                    let before = resources.remove(&(kind, name.clone()));
+                    is_withdrawing |= !withdrawn(before.as_deref()).is_empty();
                     news.push(News::Deleted { kind, name, revision: change.revision });
                 }
             }
         }
-        self.publish(&resources, news, change.revision);
+        self.publish(&resources, news, is_withdrawing, change.revision);
     }
 
     /// The caller holds the lock, so that followers see each change once.
-    fn publish(&self, resources: &Resources, news: Vec<News>, revision: Revision) {
-        let policy = news.iter().any(|news| makes_policy(news.kind()));
+    fn publish(&self, resources: &Resources, news: Vec<News>, is_withdrawing: bool, revision: Revision) {
+        let policy = is_withdrawing || news.iter().any(|news| makes_policy(news.kind()));
         for news in news {
             // Nobody may be listening.
             let _ = self.news.send(news);
@@ -224,6 +227,14 @@ fn makes_policy(kind: Kind) -> bool {
         | Kind::ClusterAuthPreference
         | Kind::CertAuthority => true,
         Kind::User | Kind::Token | Kind::Node | Kind::Proxy => false,
+    }
+}
+
+/// Of users, snapshots name the roles that were taken away.
+fn withdrawn(mirrored: Option<&Mirrored>) -> &[WithdrawnRole] {
+    match mirrored.map(|mirrored| &mirrored.resource) {
+        Some(Resource::User(user)) => &user.status.withdrawn_roles,
+        _ => &[],
     }
 }
 

@@ -6,10 +6,21 @@ use crate::auth_core::AuthCore;
 use crate::keys;
 use crate::records::decode_resource;
 use crate::request_error::RequestError;
+use std::collections::BTreeMap;
+use std::time::Duration;
 use wayleave_policy::{CompiledRole, widens_own_role, widens_own_user};
-use wayleave_resource::{Kind, Lock, LockSpec, LockTarget, Metadata, Resource, Role, User, UserStatus};
+use wayleave_resource::{
+    Kind, Lock, LockSpec, LockTarget, Metadata, Resource, Role, User, UserStatus, WithdrawnRole,
+};
 use wayleave_store::{Condition, Item, Operation, Revision, StoreError};
 use wayleave_vocab::{ResourceName, RoleName, UserName, Wall};
+
+/// Most roles of one user that certificates may still name and that count no more.
+const WITHDRAWN_ROLES_MAX: usize = 256;
+/// A certificate may be issued while a role is being taken away.
+const WITHDRAWAL_SLACK: Duration = Duration::from_secs(60);
+/// Room that one of them takes in a snapshot, at most.
+const WITHDRAWAL_BYTES: usize = 1024;
 
 /// How often a write is tried again when somebody else wrote at the same time.
 const ATTEMPTS_MAX: usize = 4;
@@ -115,8 +126,13 @@ impl AuthCore {
         let stored = before.as_ref().and_then(decode_resource);
         complete(&mut resource, stored.as_ref(), &by.user, now);
         check_own_write(&resource, stored.as_ref(), by)?;
-        if let Resource::User(user) = &resource {
+        if let Resource::User(user) = &mut resource {
             conditions.extend(self.roles_exist(user)?);
+            if let Some(Resource::User(stored)) = &stored {
+                withdraw_roles(user, stored, now, self.config.lifetimes.user_max)?;
+                let more = user.status.withdrawn_roles.len().saturating_mul(WITHDRAWAL_BYTES);
+                self.snapshots.check_room(more)?;
+            }
         }
         Ok(Planned { resource, conditions, created: before.is_none() })
     }
@@ -236,6 +252,32 @@ impl AuthCore {
     }
 }
 
+/// Agents know no users, only certificates: what is taken away is noted until the last certificate with it has run out,
+/// and what is given back counts again.
+fn withdraw_roles(
+    user: &mut User,
+    before: &User,
+    now: Wall,
+    certificate_max: Duration,
+) -> Result<(), RequestError> {
+    let until = now.after(certificate_max).after(WITHDRAWAL_SLACK);
+    let mut withdrawn: BTreeMap<RoleName, Wall> = BTreeMap::new();
+    let noted = before.status.withdrawn_roles.iter().filter(|entry| now < entry.until);
+    withdrawn.extend(noted.map(|entry| (entry.role.clone(), entry.until)));
+    withdrawn.extend(before.spec.roles.iter().map(|role| (role.clone(), until)));
+    withdrawn.retain(|role, _| !user.spec.roles.contains(role));
+    if withdrawn.len() > WITHDRAWN_ROLES_MAX {
+        return Err(RequestError::Invalid(format!(
+            "more than {WITHDRAWN_ROLES_MAX} roles were taken from {0} while certificates with them are valid: lock \
+             {0} out by `way locks add --user {0}` instead",
+            user.name
+        )));
+    }
+    let entry = |(role, until)| WithdrawnRole { role, until };
+    user.status.withdrawn_roles = withdrawn.into_iter().map(entry).collect();
+    Ok(())
+}
+
 /// Name of the lock that stands for a user who was removed.
 pub(crate) fn removed_user_lock(user: &UserName) -> ResourceName {
     let name: String = format!("removed-user-{user}").chars().take(ResourceName::BYTES_MAX).collect();
@@ -284,7 +326,11 @@ fn complete(resource: &mut Resource, stored: Option<&Resource>, by: &UserName, n
         Resource::User(user) => {
             user.status = match stored {
                 Some(Resource::User(stored)) => stored.status.clone(),
-                _ => UserStatus { created_by: Some(by.clone()), created_at: Some(now), locked_until: None },
+                _ => UserStatus {
+                    created_by: Some(by.clone()),
+                    created_at: Some(now),
+                    ..UserStatus::default()
+                },
             };
         }
         Resource::Lock(lock) => {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use wayleave_api::auth as wire;
-use wayleave_ca::{Digest, Head, SNAPSHOT_BYTES_MAX, SignedHead, Snapshot, SnapshotParts};
+use wayleave_ca::{Digest, Head, SNAPSHOT_BYTES_MAX, SignedHead, Snapshot, SnapshotParts, Withdrawal};
 use wayleave_resource::{Kind, Resource};
 use wayleave_runtime::{Clock, Shutdown};
 use wayleave_store::{Bounds, Condition, Item, Operation, StoreError};
@@ -231,6 +231,7 @@ impl Publisher {
             cas: Vec::new(),
             roles: Vec::new(),
             locks: Vec::new(),
+            withdrawn: self.withdrawn(self.clock.wall()),
             auth_preference: Default::default(),
             networking: Default::default(),
         };
@@ -245,6 +246,21 @@ impl Publisher {
             }
         }
         Snapshot::new(parts)
+    }
+
+    /// The roles that were taken from users and that certificates may still name.
+    fn withdrawn(&self, now: wayleave_vocab::Wall) -> Vec<Withdrawal> {
+        let mut withdrawn = Vec::new();
+        for mirrored in self.mirror.all(Kind::User) {
+            let Resource::User(user) = &mirrored.resource else { continue };
+            let in_force = user.status.withdrawn_roles.iter().filter(|entry| now < entry.until);
+            withdrawn.extend(in_force.map(|entry| Withdrawal {
+                user: user.name.clone(),
+                role: entry.role.clone(),
+                until: entry.until,
+            }));
+        }
+        withdrawn
     }
 
     fn encoded(&self, snapshot: &Snapshot) -> Result<Vec<u8>, PublishError> {

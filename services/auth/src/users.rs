@@ -307,7 +307,7 @@ fn parse_user(request: CreateUserRequest, by: &UserName, now: Wall) -> Result<Us
         name,
         metadata: Metadata::default(),
         spec: UserSpec { roles, traits },
-        status: UserStatus { created_by: Some(by.clone()), created_at: Some(now), locked_until: None },
+        status: UserStatus { created_by: Some(by.clone()), created_at: Some(now), ..UserStatus::default() },
     };
     // Reading the stored form back applies every rule of the resource.
     let text = Resource::User(user).to_stored_json();

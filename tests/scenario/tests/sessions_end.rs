@@ -19,6 +19,7 @@ fn j_live_sessions_end() {
         j_a_lock_on_a_user_ends_his_sessions,
         j_a_lock_that_ends_lets_in_again,
         j_a_role_that_is_taken_away_ends_sessions,
+        j_a_role_that_is_taken_from_a_user_ends_his_sessions,
         j_a_role_that_says_less_ends_sessions,
         j_a_user_who_is_removed_ends,
         j_forwards_without_a_session_end_too,
@@ -156,6 +157,34 @@ fn j_a_role_that_is_taken_away_ends_sessions(cluster: &Cluster) {
     let _removed = cluster.admin().args(["rm", "role/stripped"]).output().succeeded();
     let _complaint = assert_ends(running, begin);
     assert_refused(cluster, &identity);
+}
+
+fn j_a_role_that_is_taken_from_a_user_ends_his_sessions(cluster: &Cluster) {
+    write_role(cluster, "spare", "", "nobody");
+    let identity = user(cluster, "demoted", "", "1h");
+    cluster.add_user("colleague", "demoted", "root");
+    let mut colleague = session(cluster, &cluster.sign("colleague", "1h"));
+    let running = [session(cluster, &identity), session_of_way(cluster, &identity)];
+    let begin = Instant::now();
+    give_role(cluster, "demoted", "spare");
+    for session in running {
+        let _complaint = assert_ends(session, begin);
+    }
+    assert_refused(cluster, &identity);
+    assert!(!colleague.is_ended(), "{}", colleague.stderr_so_far());
+
+    give_role(cluster, "demoted", "demoted");
+    wait_until("the role that was given back to count", || {
+        cluster.way(&identity, 0).args(["ssh", "root@web-1", "true"]).output().code == Some(0)
+    });
+}
+
+/// The user holds this role and no other.
+fn give_role(cluster: &Cluster, name: &str, role: &str) {
+    let user = format!(
+        "kind: user\nversion: v2\nmetadata:\n  name: {name}\nspec:\n  roles: [{role}]\n  traits:\n    logins: [root]\n"
+    );
+    let _written = cluster.create(&user).succeeded();
 }
 
 fn j_a_role_that_says_less_ends_sessions(cluster: &Cluster) {

@@ -67,7 +67,8 @@ fn compile(snapshot: &Snapshot) -> PolicyView {
     let parts = snapshot.parts();
     let settings = Settings::new(&parts.auth_preference.spec, &parts.networking.spec);
     let policy = Policy::new(parts.cluster.clone(), settings, &parts.roles)
-        .with_broken_roles(snapshot.unreadable_roles().iter().cloned());
+        .with_broken_roles(snapshot.unreadable_roles().iter().cloned())
+        .with_withdrawn_roles(parts.withdrawn.iter().cloned().map(|w| (w.user, w.role, w.until)));
     let keys_of = |ca_type| {
         let authorities = parts.cas.iter().filter(move |authority| authority.spec.ca_type == ca_type);
         let keys = authorities.flat_map(|authority| trusted(&authority.spec));

@@ -46,6 +46,50 @@ fn expressions_narrow_labels_under_allow_and_deny_by_themselves() {
 }
 
 #[test]
+fn j_a_role_that_was_taken_away_is_not_held_until_certificates_with_it_have_run_out() {
+    let roles = [
+        role("all", "{allow: {logins: [root], node_labels: {'*': '*'}}}"),
+        role("dev", "{allow: {logins: [root], node_labels: {env: dev}}}"),
+        role(
+            "by-role",
+            "{allow: {logins: [root], node_labels: {'*': '*'}, node_labels_expression: 'contains(user.spec.roles, \"all\")'}}",
+        ),
+    ];
+    let until = NOW.after(Duration::from_secs(60));
+    let name = |text| RoleName::parse(text).unwrap();
+    let alice = wayleave_vocab::UserName::parse("alice").unwrap();
+    let policy = policy(&roles).with_withdrawn_roles([(alice.clone(), name("all"), until)]);
+    let prod = node("env=prod");
+    let check = |held: &[&str], expected: bool| {
+        let got = ask(&policy, &user(held, &[]), "root", &prod);
+        assert_eq!(got.is_ok(), expected, "{held:?}: {got:?}");
+    };
+    check(&["all"], false);
+    check(&["all", "dev"], false);
+    check(&["all", "by-role"], false);
+    assert!(ask(&policy, &user(&["all", "dev"], &[]), "root", &node("env=dev")).is_ok());
+    let mut other = user(&["all"], &[]);
+    other.name = wayleave_vocab::UserName::parse("bob").unwrap();
+    assert!(ask(&policy, &other, "root", &prod).is_ok(), "others keep theirs");
+
+    let late = policy.decide_ssh(
+        &user(&["all"], &[]),
+        &prod.view(),
+        &Login::parse("root").unwrap(),
+        &Context { locks: &LockSet::default(), locks_age: Duration::ZERO },
+        until,
+    );
+    assert!(late.is_ok(), "{late:?}");
+    let lists = policy.visible_nodes(
+        &user(&["all"], &[]),
+        [(prod.view(), ())],
+        &Context { locks: &LockSet::default(), locks_age: Duration::ZERO },
+        NOW,
+    );
+    assert!(lists.is_empty());
+}
+
+#[test]
 fn deny_wins_by_login_or_label() {
     let spec = "{allow: {logins: [root, ubuntu], node_labels: {'*': '*'}}, deny: {logins: ['ro*'], node_labels: {env: prod}}}";
     check(spec, "ubuntu", "env=dev", true);

@@ -293,3 +293,36 @@ async fn a_second_node_of_the_same_name_is_another_record() {
     }
     assert_eq!(cluster.admin().list_nodes(ListNodesRequest {}).await.unwrap().into_inner().nodes.len(), 2);
 }
+
+#[tokio::test]
+async fn j_a_role_that_is_taken_away_is_published_until_certificates_with_it_have_run_out() {
+    let cluster = Cluster::start().await;
+    let node = cluster.join(&["Node"], "n-1").await;
+    cluster.create_user("alice", &["access", "auditor"], &[]).await;
+    let mut watched = watch(&cluster, &node).await;
+    let put = |roles: &str| {
+        format!("kind: user\nversion: v2\nmetadata: {{name: alice}}\nspec: {{roles: [{roles}]}}\n")
+    };
+    let withdrawn = |event| match event {
+        Event::Snapshot(snapshot) => {
+            let snapshot = wayleave_ca::Snapshot::decode(&snapshot.payload).unwrap();
+            let entry = |w: &wayleave_ca::Withdrawal| (w.user.to_string(), w.role.to_string());
+            Some(snapshot.parts().withdrawn.iter().map(entry).collect::<Vec<_>>())
+        }
+        _ => None,
+    };
+    let taken = |roles: &[&str]| -> Vec<(String, String)> {
+        roles.iter().map(|role| ("alice".to_owned(), (*role).to_owned())).collect()
+    };
+
+    cluster.put(&put("auditor")).await;
+    watched.next(|event| withdrawn(event).filter(|found| *found == taken(&["access"]))).await;
+    cluster.put(&put("editor")).await;
+    watched.next(|event| withdrawn(event).filter(|found| *found == taken(&["access", "auditor"]))).await;
+    cluster.put(&put("access")).await;
+    watched.next(|event| withdrawn(event).filter(|found| *found == taken(&["auditor", "editor"]))).await;
+
+    cluster.clock.advance(HOUR * 31);
+    cluster.lock("later", "user: nobody").await;
+    watched.next(|event| withdrawn(event).filter(Vec::is_empty)).await;
+}
