@@ -27,6 +27,7 @@ cargo xtask COMMAND
   licences [--list]   licences of third-party crates against deny.toml; --list prints them
   docs [--check]      writes docs/reference/*.md from the types, or says which are out of date
   test [ARGS]         everything a test needs, then all tests; ARGS go to `cargo test` instead of --workspace
+  fuzz [ARGS]         every decoder under bytes of any content; --seconds N for each target, --seed S, a NAME
   bench [ARGS]        release build, then the load generator with ARGS
   demo [ARGS]         release build, then `wayleave demo ARGS`
 ";
@@ -59,6 +60,7 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         "licences" => done(licence::run(flag("--list")?)?),
         "docs" => done(reference::run(flag("--check")?)?),
         "test" => test_run::run(rest),
+        "fuzz" => test_run::fuzz(rest),
         "bench" => bench::bench(rest),
         "demo" => bench::demo(rest),
         "help" | "--help" | "-h" => {

@@ -70,6 +70,13 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::from(exit_code))
 }
 
+/// Runs the decoders under bytes of any content, optimised: for as long as the arguments say.
+pub(crate) fn fuzz(arguments: &[String]) -> Result<ExitCode> {
+    let mut command = cargo();
+    command.args(["test", "--release", "--locked", "-p", "wayleave-fuzz", "--test", "decoders", "--"]);
+    Ok(if succeeds(command.args(arguments))? { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
+}
+
 impl Places {
     /// Empties what an earlier run left.
     fn prepare(target: &Path) -> Result<Self> {
