@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let mut targets = all();
     targets.retain(|target| target.name.contains(&plan.filter));
-    let count = targets.len() + if plan.filter.is_empty() { 2 } else { 0 };
+    let count = targets.len() + if plan.filter.is_empty() { 3 } else { 0 };
     println!("running {count} tests");
     let (begin, mut failed) = (Instant::now(), 0);
     let mut tell = |name: &str, outcome: Result<String, String>| match outcome {
@@ -54,6 +54,7 @@ fn main() -> ExitCode {
     if plan.filter.is_empty() {
         tell("every_decoder_has_a_target", f_every_decoder_has_a_target());
         tell("memory_is_counted", f_memory_is_counted());
+        tell("careless_decoders_are_found", f_careless_decoders_are_found());
     }
     for target in targets {
         let (name, seconds, seed) = (target.name, plan.seconds, plan.seed);
@@ -158,6 +159,31 @@ fn f_every_decoder_has_a_target() -> Result<String, String> {
     } else {
         Err(complaints.join("\n"))
     }
+}
+
+/// A decoder that believes a length and one that does not look where it reads: both must be caught.
+fn f_careless_decoders_are_found() -> Result<String, String> {
+    let seeds = || vec![vec![0, 0, 0, 2, b'h', b'i']];
+    let believing: fn(&[u8]) = |bytes| {
+        let Some((length, _)) = bytes.split_first_chunk::<4>() else { return };
+        let length = u32::from_be_bytes(*length) & 0x0fff_ffff;
+        drop(std::hint::black_box(vec![0_u8; length as usize]));
+    };
+    let careless: fn(&[u8]) = |bytes| {
+        let Some((length, rest)) = bytes.split_first_chunk::<4>() else { return };
+        let length = u32::from_be_bytes(*length) as usize;
+        std::hint::black_box(&rest[..length]);
+    };
+    for (run, expected) in [(believing, "bytes held"), (careless, "panic")] {
+        let target = Target { name: "careless", memory_bytes_max: 1 << 20, seeds, run };
+        let mut driver = Driver::new(&target, 1);
+        driver.run_corpus().map_err(|finding| finding.what)?;
+        match (0..RUNS).find_map(|_| driver.run_next().err()) {
+            Some(finding) if finding.what.contains(expected) => {}
+            other => return Err(format!("{expected}: {other:?}")),
+        }
+    }
+    Ok(String::new())
 }
 
 /// The cap would hold nothing if the count did not count.
