@@ -4,6 +4,7 @@
 //! the user is.
 
 use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use wayleave_sftp::{Extension, Request};
@@ -108,7 +109,11 @@ impl Tally {
     /// Makes it, and the server's end.
     pub(crate) fn new() -> io::Result<(Self, OwnedFd)> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let memory = rustix::fs::memfd_create("sftp", flags)?;
+        // Hardened kernels want to be told that nothing of it is executed; old ones do not know the word.
+        let memory = match rustix::fs::memfd_create("sftp", flags | MemfdFlags::NOEXEC_SEAL) {
+            Err(Errno::INVAL) => rustix::fs::memfd_create("sftp", flags)?,
+            made => made?,
+        };
         rustix::fs::ftruncate(&memory, (HEAD_BYTES + LIST_BYTES) as u64)?;
         // The user's process cannot make it larger.
         rustix::fs::fcntl_add_seals(&memory, SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
@@ -124,7 +129,7 @@ impl Tally {
             match rustix::io::pread(&self.0, rest, filled as u64) {
                 Ok(0) => break,
                 Ok(read) => filled += read,
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
@@ -324,7 +329,7 @@ fn write_all(memory: impl AsFd, mut bytes: &[u8], mut offset: usize) -> bool {
                 bytes = bytes.get(written..).unwrap_or_default();
                 offset += written;
             }
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             Err(_refused) => return false,
         }
     }

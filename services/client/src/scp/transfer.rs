@@ -1,7 +1,7 @@
 //! Copies files and trees, one after the other; the parts of a file are many at once.
 
 use crate::failure::{Exit, Failure};
-use crate::output::note;
+use crate::output::{note, one_line};
 use crate::scp::session::{FileError, SftpSession};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::{self, File, FileTimes, Metadata, Permissions};
@@ -349,7 +349,7 @@ impl Transfer {
             bar.set_style(style);
         }
         let name = name.rsplit('/').next().unwrap_or(name);
-        bar.set_message(name.chars().filter(|c| !c.is_control()).take(SHOWN_CHARS).collect::<String>());
+        bar.set_message(one_line(name).chars().take(SHOWN_CHARS).collect::<String>());
         bar
     }
 
