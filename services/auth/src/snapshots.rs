@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use wayleave_api::auth as wire;
 use wayleave_ca::{Digest, Head, SNAPSHOT_BYTES_MAX, SignedHead, Snapshot, SnapshotParts, Withdrawal};
-use wayleave_resource::{Kind, Resource};
+use wayleave_resource::{Kind, Resource, User};
 use wayleave_runtime::{Clock, Shutdown};
 use wayleave_store::{Bounds, Condition, Item, Operation, StoreError};
 use wayleave_vocab::{PolicyRevision, Wall};
@@ -29,6 +29,9 @@ const ATTEMPTS_MAX: usize = 16;
 /// What policy is made of.
 const POLICY_KINDS: [Kind; 5] =
     [Kind::Role, Kind::Lock, Kind::CertAuthority, Kind::ClusterAuthPreference, Kind::ClusterNetworkingConfig];
+
+/// How a stored user says that roles were taken from him.
+const WITHDRAWALS_KEY: &[u8] = b"\"withdrawn_roles\"";
 
 /// What is published now.
 #[derive(Debug, Clone)]
@@ -80,6 +83,17 @@ impl Snapshots {
         }
         Ok(())
     }
+}
+
+/// Whether a stored user may note roles that were taken from him. There are many users, and few of them do.
+fn notes_withdrawals(stored: &[u8]) -> bool {
+    stored.windows(WITHDRAWALS_KEY.len()).any(|part| part == WITHDRAWALS_KEY)
+}
+
+/// The roles that were taken from a user and that certificates may still name.
+fn withdrawals(user: &User, now: Wall) -> impl Iterator<Item = Withdrawal> {
+    let in_force = user.status.withdrawn_roles.iter().filter(move |entry| now < entry.until);
+    in_force.map(|entry| Withdrawal { user: user.name.clone(), role: entry.role.clone(), until: entry.until })
 }
 
 /// Builds, signs and stores snapshots.
@@ -220,6 +234,9 @@ impl Publisher {
             let (items, _) = self.records.items(&keys::resources_of(kind)).await?;
             resources.extend(items.iter().filter_map(decode_resource));
         }
+        let (users, _) = self.records.items(&keys::resources_of(Kind::User)).await?;
+        let noting = users.iter().filter(|item| notes_withdrawals(&item.value));
+        resources.extend(noting.filter_map(decode_resource));
         Ok(resources)
     }
 
@@ -231,7 +248,7 @@ impl Publisher {
             cas: Vec::new(),
             roles: Vec::new(),
             locks: Vec::new(),
-            withdrawn: self.withdrawn(self.clock.wall()),
+            withdrawn: Vec::new(),
             auth_preference: Default::default(),
             networking: Default::default(),
         };
@@ -242,25 +259,11 @@ impl Publisher {
                 Resource::CertAuthority(authority) => parts.cas.push(authority),
                 Resource::ClusterAuthPreference(preference) => parts.auth_preference = preference,
                 Resource::ClusterNetworkingConfig(networking) => parts.networking = networking,
-                Resource::User(_) | Resource::Token(_) | Resource::Node(_) | Resource::Proxy(_) => {}
+                Resource::User(user) => parts.withdrawn.extend(withdrawals(&user, self.clock.wall())),
+                Resource::Token(_) | Resource::Node(_) | Resource::Proxy(_) => {}
             }
         }
         Snapshot::new(parts)
-    }
-
-    /// The roles that were taken from users and that certificates may still name.
-    fn withdrawn(&self, now: wayleave_vocab::Wall) -> Vec<Withdrawal> {
-        let mut withdrawn = Vec::new();
-        for mirrored in self.mirror.all(Kind::User) {
-            let Resource::User(user) = &mirrored.resource else { continue };
-            let in_force = user.status.withdrawn_roles.iter().filter(|entry| now < entry.until);
-            withdrawn.extend(in_force.map(|entry| Withdrawal {
-                user: user.name.clone(),
-                role: entry.role.clone(),
-                until: entry.until,
-            }));
-        }
-        withdrawn
     }
 
     fn encoded(&self, snapshot: &Snapshot) -> Result<Vec<u8>, PublishError> {
