@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use wayleave_audit::{
     Actor, AppRef, CertKind, Change, ChangedKind, DecodeEnvelopeError, DisconnectReason, Envelope, Event,
-    Intake, IntakeOutcome, IntakeRefusal, Origin, Outcome, PortAction, SessionRef, SftpAction, SftpActionKind,
-    SftpTotals, Subject, Traffic, bounded_list,
+    Intake, IntakeOutcome, IntakeRefusal, Origin, Outcome, PortAction, SessionRef, SftpAction,
+    SftpActionKind, SftpTotals, Subject, Traffic, bounded_list,
 };
 use wayleave_vocab::{ClusterName, HostId, Login, SessionId, Wall};
 

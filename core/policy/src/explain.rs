@@ -219,7 +219,8 @@ impl Policy {
         now: Wall,
     ) -> AdminExplanation {
         let verdict = self.decide_resource(principal, verb, target, resource, context, now);
-        let subject = Subject::from(principal);
+        let held = self.held(principal, now);
+        let subject = Subject { roles: &held, ..Subject::from(principal) };
         let scope = Scope {
             subject,
             labels: resource.map(|resource| resource.labels),

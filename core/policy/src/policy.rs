@@ -206,7 +206,8 @@ impl Policy {
     ) -> Result<AppPermit, Denial> {
         let deny = |reason| Denial::new(reason, format!("{} to application {}", principal.name, app.name));
         self.check_certificate(principal, now).map_err(deny)?;
-        let subject = Subject::from(principal);
+        let held = self.held(principal, now);
+        let subject = Subject { roles: &held, ..Subject::from(principal) };
         let roles = self.roles_of(subject, now).map_err(deny)?;
         let options = SessionOptions::merge(roles.iter().map(|role| &role.options), &self.settings);
         if let Some(lock) =

@@ -7,7 +7,7 @@ use wayleave_ca::{Delta, Digest, GateState, SignedHead, Snapshot, SnapshotGate, 
 use wayleave_client::Invitation;
 use wayleave_client::identity_file::Identity;
 use wayleave_config::{CaPin, Config, StaticToken};
-use wayleave_identity::Principal;
+use wayleave_identity::{Principal, Publisher};
 use wayleave_instance::JoinToken;
 use wayleave_policy::CompiledRole;
 use wayleave_resource::{Kind, Resource};
@@ -148,6 +148,9 @@ fn principals() -> Vec<Vec<u8>> {
 }
 
 fn principal(bytes: &[u8]) {
+    if let Ok(publisher) = Publisher::decode(&text(bytes)) {
+        assert_eq!(Publisher::decode(&publisher.encode()).unwrap(), publisher);
+    }
     if let Ok(principal) = Principal::decode(bytes) {
         assert_eq!(Principal::decode(&principal.encode()).unwrap(), principal);
     }

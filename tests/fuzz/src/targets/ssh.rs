@@ -8,8 +8,8 @@ use std::sync::Arc;
 use wayleave_os::TerminalModes;
 use wayleave_ssh::{
     CertType, Certificate, CertificateTemplate, ChannelId, ChannelOpen, ChannelRequest, ClientConfig,
-    Connection, Credential, Entropy, Event, GlobalRequest, HostIdentity, Intake, KeyPair, Options, PublicKey,
-    ServerConfig, encode_terminal_modes, terminal_modes,
+    Connection, Credential, Entropy, Event, GlobalRequest, HostIdentity, Intake, KeyPair, LoginProof,
+    Options, PublicKey, ServerConfig, encode_terminal_modes, terminal_modes,
 };
 use wayleave_vocab::{Mono, Wall};
 
@@ -279,6 +279,7 @@ fn key(bytes: &[u8]) {
     if let Ok(key) = PublicKey::from_blob(bytes) {
         assert_eq!(PublicKey::from_blob(&key.to_blob()).unwrap(), key);
     }
+    let _ = LoginProof::decode(bytes);
     let text = text(bytes);
     let _ = PublicKey::from_openssh(&text);
     let _ = KeyPair::from_openssh(&text);
