@@ -105,7 +105,14 @@ impl Visitor {
 
     pub(super) fn port_event(&self, action: PortAction, address: &str, outcome: Outcome) -> Option<Event> {
         let session = self.session_ref(self.id)?;
-        Some(Event::Port { session, action, addr: Text::new(address), outcome })
+        Some(Event::Port {
+            session,
+            action,
+            addr: Text::new(address),
+            duration_ms: None,
+            traffic: None,
+            outcome,
+        })
     }
 
     /// Notes that a session was refused.

@@ -556,6 +556,7 @@ impl Visitor {
                 self.session_ref(session.id).map(|session| Event::SessionEnd {
                     session,
                     duration_ms,
+                    traffic: None,
                     exit_code,
                     reason,
                 })
