@@ -1,7 +1,7 @@
 //! Messages between processes: dial messages, the multiplexer, PROXY headers, protobuf.
 
 use super::{CONNECTION, SMALL, lines, owned};
-use crate::Target;
+use crate::{Target, text};
 use bytes::BytesMut;
 use prost::Message;
 use std::time::Duration;
@@ -15,6 +15,7 @@ pub(super) const TARGETS: &[Target] = &[
     Target { name: "mux_connector", memory_bytes_max: CONNECTION, seeds: muxes, run: mux_connector },
     Target { name: "mux_acceptor", memory_bytes_max: CONNECTION, seeds: muxes, run: mux_acceptor },
     Target { name: "proxy_protocol", memory_bytes_max: SMALL, seeds: headers, run: header },
+    Target { name: "http_proxy", memory_bytes_max: SMALL, seeds: answers, run: http_proxy },
     Target { name: "protobuf", memory_bytes_max: SMALL, seeds: messages, run: message },
 ];
 
@@ -117,6 +118,22 @@ fn headers() -> Vec<Vec<u8>> {
 
 fn header(bytes: &[u8]) {
     let _ = wayleave_proxy_protocol::parse(bytes);
+}
+
+fn answers() -> Vec<Vec<u8>> {
+    owned(&[
+        b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n",
+        b"HTTP/1.0 407 Proxy Authentication Required\r\n",
+        b"http://user:p%40ss@proxy.example.com:3128",
+        b".example.com,10.0.0.0/8,host:8080,*",
+    ])
+}
+
+fn http_proxy(bytes: &[u8]) {
+    let _ = wayleave_http_proxy::parse_answer(bytes);
+    let text = &*text(bytes);
+    let _ = wayleave_http_proxy::HttpProxy::parse(text);
+    let _ = wayleave_http_proxy::Bypass::parse(text);
 }
 
 fn messages() -> Vec<Vec<u8>> {
