@@ -3,6 +3,7 @@
 use crate::{backend, configure, demo, doctor, start};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -35,7 +36,7 @@ enum Command {
     /// Run a whole cluster on this machine and reach a node through it
     Demo(demo::DemoArgs),
     /// Check a configuration and this machine, and say what to mend
-    Doctor(StartArgs),
+    Doctor(DoctorArgs),
     /// Back up, restore and move what the Auth Service keeps
     #[command(subcommand)]
     Backend(backend::BackendCommand),
@@ -57,6 +58,17 @@ pub(crate) struct StartArgs {
     /// Log at least at severity DEBUG, whatever the file says
     #[arg(short, long)]
     pub(crate) debug: bool,
+    /// Serve /metrics, /healthz and /readyz here, such as 127.0.0.1:3000, whatever the file says
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) diag_addr: Option<SocketAddr>,
+}
+
+/// What is checked.
+#[derive(clap::Args)]
+pub(crate) struct DoctorArgs {
+    /// The configuration file
+    #[arg(short, long, env = "WAYLEAVE_CONFIG", default_value = CONFIG_FILE)]
+    pub(crate) config: PathBuf,
 }
 
 pub(crate) fn run(args: Vec<OsString>) -> ExitCode {

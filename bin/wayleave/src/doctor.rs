@@ -1,6 +1,6 @@
 //! `wayleave doctor`: checks a configuration and this machine, and says what to mend.
 
-use crate::cli::{StartArgs, write_out};
+use crate::cli::{DoctorArgs, write_out};
 use crate::edge;
 use crate::storage::Storage;
 use std::fs;
@@ -33,7 +33,7 @@ impl Report {
     }
 }
 
-pub(crate) fn run(args: &StartArgs) -> ExitCode {
+pub(crate) fn run(args: &DoctorArgs) -> ExitCode {
     let mut report = Report::default();
     match edge::read_config(&args.config) {
         Ok(config) => {
@@ -113,6 +113,7 @@ fn check_data_dir(path: &Path, report: &mut Report) {
 
 fn listeners(config: &Config) -> Vec<(&'static str, SocketAddr)> {
     let mut all = Vec::new();
+    all.extend(config.instance.diag_addr.map(|address| ("wayleave.diag_addr", address)));
     if let Some(auth) = &config.auth {
         all.push(("auth_service.listen_addr", auth.listen_addr));
     }

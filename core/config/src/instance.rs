@@ -3,6 +3,7 @@
 use crate::section::Section;
 use crate::storage::{self, StorageConfig};
 use crate::value::{CaPin, LogOutput, ValueOrPath};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub struct InstanceConfig {
     pub upstream: Upstream,
     /// The process's own log.
     pub log: LogConfig,
+    /// Where numbers and health are served; nowhere when `None`.
+    pub diag_addr: Option<SocketAddr>,
     /// How long to go on as before when asked to stop.
     pub shutdown_delay: Duration,
     /// How long a drain waits for sessions; at least a second.
@@ -130,6 +133,7 @@ pub(crate) fn read(root: &Section<'_>, services: Services) -> Option<InstanceCon
     let ca_pins = section.pins("ca_pin");
     let upstream = read_upstream(&section, services);
     let log = read_log(&section.section("log"));
+    let diag_addr = section.listen("diag_addr");
     let shutdown_delay = section.duration("shutdown_delay");
     let shutdown_timeout = section.duration("shutdown_timeout");
     let connection_limits = read_limits(&section.section("connection_limits"));
@@ -142,6 +146,7 @@ pub(crate) fn read(root: &Section<'_>, services: Services) -> Option<InstanceCon
         ca_pins,
         upstream: upstream?,
         log: log?,
+        diag_addr,
         shutdown_delay: shutdown_delay?,
         shutdown_timeout: shutdown_timeout?,
         connection_limits: connection_limits?,

@@ -21,6 +21,7 @@ pub use plan::{
 };
 pub use publisher::{LinkId, Phase, Publisher, PublisherConfig, PublisherEffect, RouteWrite};
 pub use table::{
-    Candidate, LIVES_MAX, PROXIES_MAX, ROUTES_MAX, RouteState, RouteTable, TableConfig, TableEffect,
+    Candidate, LIVES_MAX, PROXIES_MAX, ROUTES_MAX, RouteCounts, RouteState, RouteTable, TableConfig,
+    TableEffect,
 };
 pub use update::{Applied, Change, RouteError, RouteUpdate, Source};

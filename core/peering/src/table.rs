@@ -209,6 +209,15 @@ impl Life {
     }
 }
 
+/// How many routes stand how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RouteCounts {
+    /// Lease and peer connection say nothing against them.
+    pub fresh: usize,
+    /// Tried last.
+    pub suspect: usize,
+}
+
 /// The table. Feed it from the backend's watch and from peer connections, in any order.
 #[derive(Debug, Default)]
 pub struct RouteTable {
@@ -422,6 +431,21 @@ impl RouteTable {
     /// How many routes there are.
     pub fn route_count(&self) -> usize {
         self.index.values().map(Vec::len).sum()
+    }
+
+    /// How many of them are fresh and suspect. Walks all of them.
+    pub fn route_counts(&self) -> RouteCounts {
+        let mut counts = RouteCounts::default();
+        for (proxy, lives) in &self.proxies {
+            for (incarnation, life) in lives {
+                let routes = life.entries.values().filter(|entry| entry.has_tunnel).count();
+                match self.candidate(*proxy, *incarnation).map(|candidate| candidate.state) {
+                    Some(RouteState::Suspect) => counts.suspect += routes,
+                    Some(RouteState::Fresh | RouteState::None) | None => counts.fresh += routes,
+                }
+            }
+        }
+        counts
     }
 }
 

@@ -31,7 +31,7 @@ pub use lock::{Lock, LockSpec, LockTarget};
 pub use metadata::Metadata;
 pub use networking::{ClusterNetworkingConfig, NetworkingSpec};
 pub use node::{CommandLabel, EnforcedBy, Node, NodeSpec};
-pub use proxy::{Proxy, ProxySpec};
+pub use proxy::{PROBLEMS_MAX, Proxy, ProxySpec, ProxyStatus};
 pub use reader::{ENTRIES_MAX, FIELD_BYTES_MAX};
 pub use resource::Resource;
 pub use role::{

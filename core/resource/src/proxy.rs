@@ -14,6 +14,37 @@ pub struct Proxy {
     pub metadata: Metadata,
     /// What the proxy says about itself.
     pub spec: ProxySpec,
+    /// How it stands with its peers.
+    pub status: ProxyStatus,
+}
+
+/// How a proxy stands, as it says itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ProxyStatus {
+    /// What is wrong with the addresses and identities of its peers, and what to do; at most [`PROBLEMS_MAX`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+/// Most problems that one proxy tells.
+pub const PROBLEMS_MAX: usize = 32;
+
+impl ProxyStatus {
+    /// True when there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    pub(crate) fn read(at: &At<'_>) -> Option<Self> {
+        let mut fields = at.fields()?;
+        let problems: Option<Vec<String>> = fields.or_default("problems", |at| at.each(At::line_of_text));
+        fields.finish();
+        let problems = problems?;
+        if problems.len() > PROBLEMS_MAX {
+            return at.fail(format_args!("more than {PROBLEMS_MAX} problems"));
+        }
+        Some(Self { problems })
+    }
 }
 
 /// What a proxy says about itself.

@@ -8,7 +8,7 @@ use crate::lock::{Lock, LockSpec};
 use crate::metadata::{Metadata, MetadataView};
 use crate::networking::{ClusterNetworkingConfig, NetworkingSpec};
 use crate::node::{Node, NodeSpec};
-use crate::proxy::{Proxy, ProxySpec};
+use crate::proxy::{Proxy, ProxySpec, ProxyStatus};
 use crate::reader::{At, Fields, Report, near_miss};
 use crate::role::{Role, RoleSpec, RoleVersion};
 use crate::token::{Token, TokenSpec};
@@ -190,9 +190,12 @@ fn read(at: &At<'_>) -> Option<Resource> {
         Kind::Node => plain(fields, NodeSpec::read, |host_id, metadata, spec| {
             Resource::Node(Node { host_id, metadata, spec })
         }),
-        Kind::Proxy => plain(fields, ProxySpec::read, |host_id, metadata, spec| {
-            Resource::Proxy(Proxy { host_id, metadata, spec })
-        }),
+        Kind::Proxy => {
+            let status = fields.or_default("status", ProxyStatus::read);
+            plain(fields, ProxySpec::read, |host_id, metadata, spec| {
+                Resource::Proxy(Proxy { host_id, metadata, spec, status: status.unwrap_or_default() })
+            })
+        }
         Kind::Lock => plain(fields, LockSpec::read, |name, metadata, spec| {
             Resource::Lock(Lock { name, metadata, spec })
         }),
@@ -305,7 +308,14 @@ struct View<'a, S: Serialize> {
     metadata: MetadataView<'a>,
     spec: &'a S,
     #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<&'a UserStatus>,
+    status: Option<StatusView<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum StatusView<'a> {
+    User(&'a UserStatus),
+    Proxy(&'a ProxyStatus),
 }
 
 impl Serialize for Resource {
@@ -325,12 +335,16 @@ impl Serialize for Resource {
                 version: VERSION,
                 metadata: MetadataView::new(name.as_str(), &user.metadata),
                 spec: &user.spec,
-                status: Some(&user.status).filter(|status| !status.is_empty()),
+                status: Some(&user.status).filter(|status| !status.is_empty()).map(StatusView::User),
             }
             .serialize(serializer),
             Self::Token(token) => self.view(&name, &token.spec).serialize(serializer),
             Self::Node(node) => self.view(&name, &node.spec).serialize(serializer),
-            Self::Proxy(proxy) => self.view(&name, &proxy.spec).serialize(serializer),
+            Self::Proxy(proxy) => View {
+                status: Some(&proxy.status).filter(|status| !status.is_empty()).map(StatusView::Proxy),
+                ..self.view(&name, &proxy.spec)
+            }
+            .serialize(serializer),
             Self::Lock(lock) => self.view(&name, &lock.spec).serialize(serializer),
             Self::ClusterNetworkingConfig(config) => self.view(&name, &config.spec).serialize(serializer),
             Self::ClusterAuthPreference(preference) => {

@@ -117,6 +117,11 @@ impl Journal {
         self.shared.lock().by_first.values().sum()
     }
 
+    /// True when nothing more is taken until something is acknowledged.
+    pub fn is_full(&self) -> bool {
+        self.held_bytes() >= self.shared.bytes_max
+    }
+
     /// The sequence of the last record, from now on.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.shared.last.subscribe()

@@ -4,15 +4,26 @@
 //! the configured severity with a filter (`debug`, `wayleave_proxy=trace,h2=info`). One event is one line
 //! whatever peers put into it. A closed or full output loses lines and never stops the process. Audit events
 //! are not logs: see `core/audit`.
+//!
+//! Beside the log a process shows numbers ([`Registry`]) and whether it can work ([`Health`]) on a listener for its
+//! operators ([`Diagnostics`]).
 
+mod diagnostics;
 mod error_watch;
 mod filter;
+mod health;
 mod line;
+mod metrics;
 mod output;
+mod process_stats;
 mod setting;
 
+pub use diagnostics::{Diagnostics, DiagnosticsListener};
 pub use error_watch::ErrorWatch;
 pub use filter::FILTER_VARIABLE;
+pub use health::{Finding, Health, Readiness, Severity as FindingSeverity, State};
+pub use metrics::{Counter, Durations, Gauge, Held, Registry, SERIES_MAX, SeriesLabels};
+pub use process_stats::{open_files, open_files_max, register_process};
 pub use setting::{LogConfig, LogFormat, LogOutput, ParseLogSettingError, Severity};
 
 use output::Output;

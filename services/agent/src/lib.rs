@@ -5,6 +5,7 @@
 
 mod config;
 mod labels;
+mod metrics;
 mod proxy_list;
 mod registration;
 mod service;

@@ -1,6 +1,7 @@
 //! The agent as a whole: tunnels, registration, adapters.
 
 use crate::config::AgentConfig;
+use crate::metrics::{self, AgentMetrics};
 use crate::{proxy_list, registration, tunnels};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use wayleave_api::auth::{PolicyDelta, PolicySnapshot, SignedHead, WatchClusterRe
 use wayleave_keystore::PolicyKeeperError;
 use wayleave_net::Adapter;
 use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup};
+use wayleave_telemetry::{Diagnostics, Registry};
 use wayleave_tunnel::{Connected, PROXIES_MAX, ProxyList};
 
 /// Longest event: a policy of 64 MiB, its head, and their envelope.
@@ -28,11 +30,12 @@ pub(crate) struct Shared {
     pub(crate) streams: TaskGroup,
     pub(crate) stream_shutdown: Shutdown,
     pub(crate) connected: watch::Sender<Vec<Connected>>,
+    pub(crate) metrics: AgentMetrics,
 }
 
 /// An agent that is built and does nothing yet.
 pub struct AgentService {
-    shared: Arc<Shared>,
+    shared: Shared,
     resources: watch::Receiver<Vec<String>>,
 }
 
@@ -67,8 +70,17 @@ impl AgentService {
             streams: TaskGroup::new(),
             stream_shutdown: Shutdown::new(),
             connected: watch::Sender::new(Vec::new()),
+            metrics: AgentMetrics::new(&Registry::default()),
         };
-        Self { shared: Arc::new(shared), resources }
+        Self { shared, resources }
+    }
+
+    /// Shows numbers and findings where the process shows its own.
+    #[must_use]
+    pub fn diagnostics(mut self, diagnostics: &Diagnostics) -> Self {
+        self.shared.metrics = AgentMetrics::new(&diagnostics.metrics);
+        metrics::register(diagnostics, self.status());
+        self
     }
 
     /// How the agent is doing, from now on.
@@ -78,7 +90,7 @@ impl AgentService {
 
     /// Runs until shutdown, then drains.
     pub async fn run(self, shutdown: Shutdown) {
-        let shared = self.shared;
+        let shared = Arc::new(self.shared);
         let registering = registration::run(shared.clone(), self.resources, shutdown.clone());
         let tunnelling = tunnels::run(shared.clone(), shutdown);
         tokio::join!(registering, tunnelling);

@@ -273,6 +273,7 @@ async fn serve_stream(shared: &Arc<Shared>, mut stream: TunnelStream) {
         None
     };
     let (Some(adapter), None) = (adapter, &refusal) else {
+        shared.metrics.streams_refused.increment();
         let refusal = DialRefusal::Invalid { detail: refusal.unwrap_or_default() };
         let _ = write_message(&mut stream, &DialResponse::Refused { refusal }).await;
         let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
@@ -282,6 +283,8 @@ async fn serve_stream(shared: &Arc<Shared>, mut stream: TunnelStream) {
         tracing::debug!(%error, "a dial request could not be answered");
         return;
     }
+    shared.metrics.streams_taken.increment();
+    let _held = shared.metrics.streams.hold();
     let inbound = Inbound { stream: Box::new(stream), request };
     adapter.clone().serve(inbound, shared.stream_shutdown.clone()).await;
 }

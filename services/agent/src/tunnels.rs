@@ -134,6 +134,7 @@ impl Driver {
             News::Said(id, message, _waiting) => self.said(id, message),
             News::Lost(id, reason) => {
                 tracing::info!(reason = &reason as &dyn std::error::Error, "a tunnel ended");
+                self.shared.metrics.tunnels_lost.increment();
                 self.tunnels.remove(&id);
                 self.owners.remove(&id);
                 self.pool.handle_lost(id, now);
@@ -147,6 +148,7 @@ impl Driver {
         match result {
             Ok(established) => {
                 tracing::info!(proxy = %established.proxy.proxy, "a tunnel is up");
+                self.shared.metrics.dials.increment();
                 self.pool.handle_dialled(id, established.proxy.proxy, established.proxy.incarnation, now);
                 self.tunnels.insert(id, established.tunnel);
                 self.owners.insert(id, established.proxy.proxy);
@@ -177,6 +179,7 @@ impl Driver {
                         tracing::warn!(error = reason, "no proxy is reached now, trying again until one is")
                     }
                 }
+                self.shared.metrics.dials_failed.increment();
                 self.pool.handle_dial_failed(id, DialFailure::Failed, now);
             }
         }

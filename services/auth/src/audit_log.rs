@@ -75,6 +75,16 @@ impl AuditLog {
         (log, AuditWriter { appends, records, clock, cluster, host_id, head: None })
     }
 
+    /// Writes that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        WAITING_MAX.saturating_sub(self.appends.capacity())
+    }
+
+    /// True while no more can wait.
+    pub(crate) fn is_full(&self) -> bool {
+        self.appends.capacity() == 0
+    }
+
     /// Carries out a change and appends its events, all or nothing.
     pub(crate) async fn commit(
         &self,

@@ -3,6 +3,7 @@
 use crate::audit_log::AuditLog;
 use crate::authorities::Authorities;
 use crate::config::AuthConfig;
+use crate::metrics::AuthMetrics;
 use crate::mirror::Mirror;
 use crate::password::PasswordHasher;
 use crate::rate_limit::RateLimiter;
@@ -31,6 +32,7 @@ pub(crate) struct AuthCore {
     pub(crate) routes: Arc<Routes>,
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) audit: AuditLog,
+    pub(crate) metrics: AuthMetrics,
     pub(crate) passwords: PasswordHasher,
     pub(crate) attempts: RateLimiter,
     pub(crate) questions: RateLimiter,
@@ -68,7 +70,17 @@ impl AuthCore {
         operations: Vec<Operation>,
         events: Vec<Event>,
     ) -> Result<Committed, StoreError> {
-        self.audit.commit(conditions, operations, events).await
+        let count = events.len() as u64;
+        let committed = self.audit.commit(conditions, operations, events).await;
+        match &committed {
+            Ok(_) => self.metrics.events.add(count),
+            // Somebody else was first: the caller tries again or tells.
+            Err(
+                StoreError::Conflict { .. } | StoreError::AlreadyExists { .. } | StoreError::NotFound { .. },
+            ) => {}
+            Err(_) => self.metrics.events_failed.add(count),
+        }
+        committed
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use wayleave_resource::{AuthPreferenceSpec, NetworkingSpec};
+use wayleave_telemetry::Diagnostics;
 use wayleave_vocab::{ClusterName, HostPort, NodeName, Secret, SystemRole, TunnelStrategy};
 
 /// Port of the Auth Service unless configured.
@@ -39,6 +40,8 @@ pub struct AuthConfig {
     pub version: String,
     /// What `way status` shows as the backend (`sqlite`, `memory`).
     pub backend_name: String,
+    /// Where numbers and findings are shown.
+    pub diagnostics: Diagnostics,
 }
 
 impl AuthConfig {
@@ -58,6 +61,7 @@ impl AuthConfig {
             limits: Limits::default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             backend_name: "sqlite".to_owned(),
+            diagnostics: Diagnostics::default(),
         }
     }
 }

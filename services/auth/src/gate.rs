@@ -16,10 +16,10 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
-use tonic::Status;
+use std::time::{Duration, Instant};
 use tonic::body::Body;
 use tonic::service::Routes;
+use tonic::{Code, Status};
 use tower::Service;
 use wayleave_identity::{HostPrincipal, UserPrincipal};
 use wayleave_resource::{Kind, Resource};
@@ -100,28 +100,37 @@ impl hyper::service::Service<Request<Incoming>> for Gated {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let path = request.uri().path().to_owned();
-        let core = self.gate.core.clone();
+        let (core, began) = (self.gate.core.clone(), Instant::now());
         match core.admit(&path, &self.connection) {
             Ok(caller) => {
                 request.extensions_mut().insert(caller);
                 let mut routes = self.gate.routes.clone();
                 Box::pin(async move {
                     let answer = tokio::time::timeout(ANSWER_DEADLINE, routes.call(request)).await;
-                    answer.unwrap_or_else(|_| {
+                    let answer = answer.unwrap_or_else(|_| {
                         tracing::warn!(path, "a request took too long");
                         Ok(Status::deadline_exceeded("the Auth Service took too long").into_http())
-                    })
+                    });
+                    core.metrics.called(&path, began, answer.as_ref().map_or(Code::Unknown, code_of));
+                    answer
                 })
             }
             Err(error) => {
                 let connection = self.connection.clone();
                 Box::pin(async move {
                     core.note_denial(&path, &connection, &error).await;
-                    Ok(Status::from(error).into_http())
+                    let status = Status::from(error);
+                    core.metrics.called(&path, began, status.code());
+                    Ok(status.into_http())
                 })
             }
         }
     }
+}
+
+/// The code of an answer: a refusal stands in the head, success only behind the body.
+fn code_of(answer: &Response<Body>) -> Code {
+    answer.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }
 
 impl AuthCore {

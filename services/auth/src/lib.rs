@@ -26,6 +26,8 @@ mod keys;
 mod listener;
 mod local_api;
 mod login;
+mod metered_backend;
+mod metrics;
 mod mirror;
 mod node_list;
 mod one_time_code;

@@ -31,6 +31,10 @@ impl AuthCore {
         SubjectKeys::parse(request.keys.as_ref())?;
         let who = UserName::parse(request.user.as_str()).ok().filter(|name| self.user(name).is_ok());
         let result = self.try_login(request, client).await;
+        match &result {
+            Ok(_) => self.metrics.logins.increment(),
+            Err(_) => self.metrics.logins_refused.increment(),
+        }
         if let Err(error @ (RequestError::Denied { .. } | RequestError::NotFound(_))) = &result {
             self.note(audit_events::login(who.as_ref(), client, Some(&error.full_reason()))).await;
         }

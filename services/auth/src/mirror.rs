@@ -87,6 +87,11 @@ impl Mirror {
         self.lock().get(&(kind, name.to_owned())).cloned()
     }
 
+    /// How many there are of a kind.
+    pub(crate) fn count(&self, kind: Kind) -> usize {
+        self.lock().keys().filter(|(other, _)| *other == kind).count()
+    }
+
     /// All of a kind, by name.
     pub(crate) fn all(&self, kind: Kind) -> Vec<Arc<Mirrored>> {
         of_kind(&self.lock(), kind)

@@ -14,7 +14,9 @@ use crate::resource_store::{put_operation, title};
 use std::collections::BTreeMap;
 use wayleave_api::auth::{ProxyRecord, RegisterRequest};
 use wayleave_identity::HostPrincipal;
-use wayleave_resource::{EnforcedBy, Kind, Metadata, Node, Proxy, ProxySpec, Resource};
+use wayleave_resource::{
+    EnforcedBy, Kind, Metadata, Node, PROBLEMS_MAX, Proxy, ProxySpec, ProxyStatus, Resource,
+};
 use wayleave_store::{Operation, StoreError};
 use wayleave_vocab::{HostId, HostPort, Incarnation, Labels, SystemRole};
 
@@ -210,7 +212,8 @@ fn proxy_of_record(host_id: HostId, record: ProxyRecord) -> Result<Resource, Req
         peer_addr,
         version: record.version,
     };
-    let proxy = Proxy { host_id, metadata: Metadata { labels, ..Metadata::default() }, spec };
+    let status = ProxyStatus { problems: record.problems.into_iter().take(PROBLEMS_MAX).collect() };
+    let proxy = Proxy { host_id, metadata: Metadata { labels, ..Metadata::default() }, spec, status };
     // Reading the stored form back applies the bounds of the resource.
     Resource::parse_json(&Resource::from(proxy).to_stored_json())
         .map_err(|errors| RequestError::Invalid(errors.to_string()))
@@ -230,5 +233,7 @@ pub(crate) fn record_of_proxy(mirrored: &Mirrored) -> Option<ProxyRecord> {
         zone: label(ZONE),
         draining: label(DRAINING) == "true",
         version: proxy.spec.version.clone(),
+        // For administrators: those who are told of proxies can do nothing about it.
+        problems: Vec::new(),
     })
 }

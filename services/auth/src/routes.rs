@@ -188,6 +188,11 @@ impl Routes {
         self.lock().tables(now).flatten().copied().collect()
     }
 
+    /// How many proxies publish routes now.
+    pub(crate) fn proxies_online(&self) -> usize {
+        self.lock().proxies.len()
+    }
+
     /// True when a proxy publishes routes now.
     pub(crate) fn proxy_is_online(&self, proxy: HostId) -> bool {
         self.lock().proxies.contains_key(&proxy)

@@ -13,6 +13,8 @@ use crate::housekeeping;
 use crate::instances;
 use crate::listener::{Acceptors, Listener};
 use crate::local_api::LocalApi;
+use crate::metered_backend::MeteredBackend;
+use crate::metrics::{self, AuthMetrics};
 use crate::mirror::Mirror;
 use crate::password::PasswordHasher;
 use crate::rate_limit::{RateLimit, RateLimiter};
@@ -114,7 +116,8 @@ impl AuthService {
         backend: Arc<dyn Backend>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, BuildError> {
-        let records = Records::new(backend);
+        let diagnostics = config.diagnostics.clone();
+        let records = Records::new(Arc::new(MeteredBackend::new(backend, &diagnostics)));
         let found = bootstrap(&config, &records, clock.wall()).await?;
         if found.created {
             tracing::info!(cluster = %found.cluster.name, "a new cluster was made");
@@ -149,6 +152,7 @@ impl AuthService {
             generation: found.cluster.generation,
             host_id: found.host_id,
             audit: log,
+            metrics: AuthMetrics::new(&diagnostics.metrics),
             routes: Arc::new(routes),
             config,
             clock,
@@ -158,6 +162,7 @@ impl AuthService {
             snapshots,
         });
         core.present(&credentials)?;
+        metrics::register(&diagnostics, &core);
         Ok(Self { core, publisher, audit, mirror_watch, route_watch, credentials, trust, acceptors })
     }
 

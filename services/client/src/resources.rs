@@ -192,7 +192,10 @@ fn row(resource: &Resource) -> Vec<String> {
         resource.name().to_string(),
         metadata.labels.to_string(),
         metadata.expires.map_or_else(String::new, moment::rfc3339),
-        metadata.description.clone().unwrap_or_default(),
+        match resource {
+            Resource::Proxy(proxy) if !proxy.status.is_empty() => proxy.status.problems.join("; "),
+            _ => metadata.description.clone().unwrap_or_default(),
+        },
     ]
 }
 

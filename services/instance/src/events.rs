@@ -61,6 +61,16 @@ impl EventJournal {
         self.journal.append(bytes).await.map(|_| ()).map_err(EventJournalError::Journal)
     }
 
+    /// What is held and not yet with Auth, by whole segments, in bytes.
+    pub fn held_bytes(&self) -> u64 {
+        self.journal.held_bytes()
+    }
+
+    /// True when nothing more is taken.
+    pub fn is_full(&self) -> bool {
+        self.journal.is_full()
+    }
+
     /// The next events, as many as go together, and the sequence of the last one that was looked at; nothing when there
     /// are none.
     fn batch_after(&self, sequence: u64) -> Result<Option<Batch>, JournalError> {

@@ -160,7 +160,8 @@ impl Instance {
         Ok(channel_through(addresses.clone(), tls, outer))
     }
 
-    pub(crate) fn validity(&self) -> (Wall, Wall) {
+    /// When the certificates were issued and until when they hold.
+    pub fn validity(&self) -> (Wall, Wall) {
         let stored = self.lock_stored();
         (stored.issued, stored.not_after)
     }

@@ -130,6 +130,7 @@ impl<'a> Up<'a> {
     fn new(shared: &'a Shared, host_id: HostId, hello: &AgentHello, tunnel: &Tunnel) -> Self {
         let registered = shared.registry.register(host_id, hello.started_ms, tunnel.clone());
         shared.routes.tunnel_up(host_id, shared.clock.mono());
+        shared.metrics.tunnels_accepted.increment();
         Self { shared, host_id, registered, has_left: false }
     }
 
@@ -145,6 +146,7 @@ impl<'a> Up<'a> {
 impl Drop for Up<'_> {
     fn drop(&mut self) {
         self.leave();
+        self.shared.metrics.tunnels_ended.increment();
     }
 }
 

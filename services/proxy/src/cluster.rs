@@ -5,6 +5,7 @@ use crate::service::Shared;
 use bytes::Bytes;
 use prost::Message;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -53,6 +54,8 @@ pub(crate) struct Cluster {
     pub(crate) has_peering: watch::Sender<bool>,
     /// Where peers reach this proxy, while it serves them.
     pub(crate) peer_address: watch::Sender<Option<HostPort>>,
+    /// Auth tells what changes.
+    is_following: AtomicBool,
 }
 
 #[derive(Default)]
@@ -75,7 +78,13 @@ impl Cluster {
             ready: watch::Sender::new(false),
             has_peering: watch::Sender::new(false),
             peer_address: watch::Sender::new(None),
+            is_following: AtomicBool::new(false),
         }
+    }
+
+    /// True while Auth tells what changes.
+    pub(crate) fn is_following(&self) -> bool {
+        self.is_following.load(Ordering::Relaxed)
     }
 
     /// Uses the index of node names.
@@ -123,7 +132,11 @@ pub(crate) fn encode(message: proxy_to_agent::Message) -> Bytes {
 pub(crate) async fn follow(shared: Arc<Shared>, shutdown: Shutdown) {
     let mut retry = RETRY_MIN;
     while !shutdown.is_requested() {
-        match shutdown.until(follow_once(&shared)).await {
+        let ended = shutdown.until(follow_once(&shared)).await;
+        if shared.cluster.is_following.swap(false, Ordering::Relaxed) {
+            shared.metrics.cluster_interruptions.increment();
+        }
+        match ended {
             None => return,
             Some(Ok(())) => retry = RETRY_MIN,
             Some(Err(status)) => {
@@ -165,6 +178,7 @@ async fn follow_once(shared: &Arc<Shared>) -> Result<(), tonic::Status> {
             shared.cluster.publish();
         }
         if initial.is_none() {
+            shared.cluster.is_following.store(true, Ordering::Relaxed);
             shared.cluster.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
         }
     }
@@ -231,6 +245,12 @@ fn handle(
 }
 
 fn change(state: &mut State, event: Event, revision: u64) {
+    // What a proxy tells administrators only changes nothing here, and agents need not hear of it.
+    if let Event::ProxyPut(proxy) = &event
+        && proxy.host_id.parse().is_ok_and(|id: HostId| state.proxies.get(&id) == Some(proxy))
+    {
+        return;
+    }
     state.revision = state.revision.max(revision);
     match event {
         Event::NodePutJson(json) => match node_names(&json) {

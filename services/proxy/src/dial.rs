@@ -8,7 +8,7 @@ use crate::service::Shared;
 use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use wayleave_dial::{DialRefusal, DialRequest, DialResponse, DialRoute};
 use wayleave_mux::Class;
@@ -38,12 +38,20 @@ impl Dialer for ProxyDialer {
                 let detail = "this proxy does not know the cluster yet, try again".to_owned();
                 return Err(DialRefusal::Unavailable { detail });
             }
-            let host_id = resolve(&self.0, request.target.name())?;
-            let name = request.target.name().to_string();
-            let run = Run::new(&self.0, DialRequest { host_id: Some(host_id), ..request }, host_id, name);
-            run.run().await
+            let began = Instant::now();
+            let dialled = dial(&self.0, request).await;
+            let own = self.0.config.host_id;
+            let is_local = dialled.as_ref().map_or(true, |dialled| dialled.route.home_proxy == own);
+            self.0.metrics.dialled(began, is_local, dialled.as_ref().err());
+            dialled
         })
     }
+}
+
+async fn dial(shared: &Arc<Shared>, request: DialRequest) -> Result<Dialed, DialRefusal> {
+    let host_id = resolve(shared, request.target.name())?;
+    let name = request.target.name().to_string();
+    Run::new(shared, DialRequest { host_id: Some(host_id), ..request }, host_id, name).run().await
 }
 
 /// Dials for a peer: a tunnel held here or nothing.
@@ -253,6 +261,9 @@ impl<'a> Run<'a> {
                 }
             }
         };
+        if let Way::Peer { .. } = way {
+            self.shared.metrics.peer_failed(kind);
+        }
         self.final_words.insert(answer.attempt, refusal);
         plan.handle_refused(answer.attempt, kind, now);
     }
@@ -270,7 +281,9 @@ impl<'a> Run<'a> {
                     Way::Local { .. } => ingress_proxy,
                     Way::Peer { proxy, .. } => proxy,
                 };
-                let stream = self.shared.client_streams.count(stream);
+                let metrics = &self.shared.metrics;
+                let (up, down) = (metrics.bytes_from_clients.clone(), metrics.bytes_to_clients.clone());
+                let stream = self.shared.client_streams.count(stream, up, down);
                 Ok(Dialed { stream, route: DialRoute { ingress_proxy, home_proxy, agent: self.host_id } })
             }
             Outcome::Failed(DialError::Refused { attempt, .. }) => Err(self

@@ -49,6 +49,13 @@ struct Tunnels {
     next_id: u64,
 }
 
+/// How many agents have how many tunnels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct RegistryCounts {
+    pub(crate) agents: usize,
+    pub(crate) tunnels: usize,
+}
+
 /// Keeps a tunnel registered; dropping it removes the tunnel.
 pub(crate) struct Registered<'a> {
     registry: &'a Registry,
@@ -124,6 +131,13 @@ impl Registry {
             .filter(|h| !h.is_leaving && !h.tunnel.is_ended())
             .max_by_key(|h| (h.started_ms, h.id))
             .map(|h| (h.id, Way::Tunnel(h.tunnel.clone())))
+    }
+
+    /// How many there are.
+    pub(crate) fn counts(&self) -> RegistryCounts {
+        let held = self.lock();
+        let tunnels = held.by_host.values().map(Vec::len).sum();
+        RegistryCounts { agents: held.by_host.len(), tunnels }
     }
 
     /// No agent has a tunnel here.

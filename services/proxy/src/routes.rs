@@ -39,6 +39,8 @@ struct Inner {
     table: RouteTable,
     links: BTreeMap<LinkId, mpsc::Sender<WireUpdate>>,
     next_link: u64,
+    /// Auth holds the lease of this life.
+    is_published: bool,
 }
 
 impl Routes {
@@ -49,6 +51,7 @@ impl Routes {
             table: RouteTable::new(TableConfig::default()),
             links: BTreeMap::new(),
             next_link: 0,
+            is_published: false,
         };
         Self { inner: Mutex::new(inner), changed: Notify::new(), learned: watch::Sender::new(0) }
     }
@@ -88,6 +91,11 @@ impl Routes {
     /// This life of the proxy; zero before it has begun.
     pub(crate) fn incarnation(&self) -> Incarnation {
         self.lock().incarnation
+    }
+
+    /// True while Auth keeps what this proxy publishes.
+    pub(crate) fn is_published(&self) -> bool {
+        self.lock().is_published
     }
 
     /// A peer listens: it gets a snapshot, then every change.
@@ -300,9 +308,10 @@ fn send(auth: &mut AuthStream, write: &RouteWrite) -> bool {
 fn handle_auth(shared: &Shared, auth: &mut AuthStream, news: AuthNews) {
     let now = shared.clock.mono();
     let mut inner = shared.routes.lock();
-    let Some(publisher) = &mut inner.publisher else { return };
+    let Inner { publisher: Some(publisher), is_published, .. } = &mut *inner else { return };
     match news {
         AuthNews::Opened(send, acks) => {
+            *is_published = true;
             *auth = AuthStream::Open { send, acks, unanswered: Vec::new() };
             publisher.handle_lease_granted(now);
         }
@@ -318,6 +327,8 @@ fn handle_auth(shared: &Shared, auth: &mut AuthStream, news: AuthNews) {
         }
         AuthNews::Lost(reason) => {
             tracing::warn!(reason, "Auth does not take routes now; peers still do");
+            *is_published = false;
+            shared.metrics.routes_interruptions.increment();
             *auth = AuthStream::Closed;
             publisher.handle_lease_lost(now);
         }

@@ -4,9 +4,11 @@ use crate::cluster::{self, Cluster};
 use crate::config::ProxyConfig;
 use crate::counted::StreamCount;
 use crate::dial::ProxyDialer;
+use crate::health;
 use crate::hosting::ProxyHosting;
+use crate::metrics::{self, Protocol, ProxyMetrics};
 use crate::passthrough::Passthrough;
-use crate::peer::{self, Peers};
+use crate::peer::{self, PeerProblem, Peers};
 use crate::registry::Registry;
 use crate::rest::{RestState, router};
 use crate::routes::{self, Routes};
@@ -15,7 +17,6 @@ use crate::web_files::WebFiles;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tonic::Status;
@@ -29,6 +30,7 @@ use wayleave_keystore::{
 use wayleave_net::{Admission, BindError, Dialer, Entry, Hosting, PublishEntry, Slots, accept_loop, bind};
 use wayleave_rpc::CALL_TIMEOUT;
 use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup, random_u64};
+use wayleave_telemetry::Diagnostics;
 use wayleave_vocab::{HostId, HostPort, Incarnation, Mono, SystemRole};
 
 const RETRY_MIN: Duration = Duration::from_millis(200);
@@ -39,6 +41,8 @@ const SSH_STRANGERS_MAX: usize = 512;
 const AGENTS_LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long tasks may take to end once everything is cut.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is looked whether something is wrong with peers, to tell Auth.
+const PROBLEMS_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a drain looks whether it is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
@@ -63,13 +67,19 @@ pub(crate) struct Shared {
     pub(crate) trust_x_forwarded_for: bool,
     /// Streams of clients of this proxy, whichever proxy holds the agent's tunnel.
     pub(crate) client_streams: StreamCount,
-    /// Connections that were closed before they were anything.
-    pub(crate) refused: AtomicU64,
+    /// Connections of peers.
+    pub(crate) peers_served: StreamCount,
+    pub(crate) metrics: ProxyMetrics,
     /// Requested when the proxy drains.
     pub(crate) draining: Shutdown,
 }
 
 impl Shared {
+    /// What is wrong with peers and their addresses now.
+    pub(crate) fn problems(&self) -> Vec<PeerProblem> {
+        self.peers.problems(self.config.host_id, self.clock.mono())
+    }
+
     /// True if a lock is on a process of the cluster, as far as this proxy's policy says.
     pub(crate) fn is_locked(&self, host: HostId) -> bool {
         let policy = self.policy.watch().borrow().clone();
@@ -97,6 +107,7 @@ pub struct ProxyService {
     ssh_entry: Option<Arc<dyn Entry>>,
     publish_entry: Option<Arc<dyn PublishEntry>>,
     web_files: Option<WebFiles>,
+    diagnostics: Diagnostics,
 }
 
 /// A proxy whose listeners are open.
@@ -139,7 +150,7 @@ impl ProxyService {
             ssh_port: config.ssh_listen.map(|address| address.port()),
             ssh_public_addresses: config.ssh_public.clone(),
         }));
-        let tasks = TaskGroup::new();
+        let (tasks, diagnostics) = (TaskGroup::new(), Diagnostics::default());
         let shared = Shared {
             tunnel_tls: server(ClientAuth::Required, &[ALPN_TUNNEL])?,
             dial_tls: server(ClientAuth::Required, &[ALPN_DIAL])?,
@@ -157,11 +168,12 @@ impl ProxyService {
             rest,
             trust_x_forwarded_for: false,
             client_streams: StreamCount::default(),
-            refused: AtomicU64::new(0),
+            peers_served: StreamCount::default(),
+            metrics: ProxyMetrics::new(&diagnostics.metrics),
             draining: Shutdown::new(),
             config,
         };
-        Ok(Self { shared, ssh_entry, publish_entry: None, web_files: None })
+        Ok(Self { shared, ssh_entry, publish_entry: None, web_files: None, diagnostics })
     }
 
     /// Serves these web certificates in place of [`ProxyConfig::web`], and follows their files.
@@ -179,6 +191,14 @@ impl ProxyService {
     #[must_use]
     pub fn publish_entry(mut self, entry: Option<Arc<dyn PublishEntry>>) -> Self {
         self.publish_entry = entry;
+        self
+    }
+
+    /// Shows numbers and findings where the process shows its own.
+    #[must_use]
+    pub fn diagnostics(mut self, diagnostics: &Diagnostics) -> Self {
+        self.shared.metrics = ProxyMetrics::new(&diagnostics.metrics);
+        self.diagnostics = diagnostics.clone();
         self
     }
 
@@ -205,8 +225,10 @@ impl ProxyService {
             Some(address) => Some(bind("tunnel_listen_addr", address).await.map_err(ProxyError::Bind)?),
             None => None,
         };
-        let Self { shared, ssh_entry, publish_entry, web_files } = self;
+        let Self { shared, ssh_entry, publish_entry, web_files, diagnostics } = self;
         let shared = Arc::new(shared);
+        metrics::register_computed(&diagnostics.metrics, &shared);
+        health::register(&diagnostics.health, &shared);
         Ok(BoundProxy { shared, ssh_entry, publish_entry, web_files, web, ssh, publishing })
     }
 }
@@ -285,9 +307,10 @@ async fn accept_ssh(
     closing: Shutdown,
 ) {
     let (tasks, connections_max) = (shared.tasks.clone(), shared.config.connections_max);
-    let dialer: Arc<dyn Dialer> = Arc::new(ProxyDialer(shared));
+    let (counting, dialer): (_, Arc<dyn Dialer>) = (shared.clone(), Arc::new(ProxyDialer(shared)));
     let ending = shutdown.clone();
     let serve = move |stream, peer, admission: Admission| {
+        counting.metrics.connection(Protocol::Ssh);
         let known = Box::new(move || admission.known());
         let serving = entry.clone().serve(Box::new(stream), peer, known, dialer.clone(), ending.clone());
         let closing = closing.clone();
@@ -359,6 +382,7 @@ fn record(shared: &Shared, web: &TcpListener) -> Result<ProxyRecord, ProxyError>
         zone: config.zone.clone(),
         draining: false,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        problems: Vec::new(),
     })
 }
 
@@ -384,9 +408,10 @@ async fn within_deadline<T>(call: impl Future<Output = Result<T, Status>>) -> Re
     tokio::time::timeout(CALL_TIMEOUT, call).await.unwrap_or_else(late)
 }
 
-/// Registers the proxy, and again when it drains or begins or ceases to serve peers.
+/// Registers the proxy, and again when it drains, begins or ceases to serve peers, or finds something wrong with them.
 async fn register(shared: Arc<Shared>, record: ProxyRecord, draining: Shutdown, closing: Shutdown) {
     let mut peering = shared.cluster.peer_address.subscribe();
+    let mut problems = shared.peers.told.subscribe();
     let mut retry = RETRY_MIN;
     loop {
         let address = peering.borrow_and_update().as_ref().map(ToString::to_string);
@@ -394,6 +419,7 @@ async fn register(shared: Arc<Shared>, record: ProxyRecord, draining: Shutdown, 
         let record = ProxyRecord {
             peer_address: address.unwrap_or_default(),
             draining: is_draining,
+            problems: problems.borrow_and_update().clone(),
             ..record.clone()
         };
         let request = RegisterRequest { resources_json: Vec::new(), proxy: Some(record) };
@@ -413,6 +439,7 @@ async fn register(shared: Arc<Shared>, record: ProxyRecord, draining: Shutdown, 
             () = closing.requested() => return,
             () = draining.requested(), if !is_draining => {}
             Ok(()) = peering.changed() => {}
+            Ok(()) = problems.changed() => {}
             () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
         }
     }
@@ -421,12 +448,26 @@ async fn register(shared: Arc<Shared>, record: ProxyRecord, draining: Shutdown, 
 /// Connects to the peers that Auth names.
 async fn follow_peers(shared: Arc<Shared>, shutdown: Shutdown) {
     let mut proxies = shared.cluster.proxies.subscribe();
+    proxies.mark_changed();
+    let mut looks = tokio::time::interval(PROBLEMS_INTERVAL);
     loop {
-        let known = proxies.borrow_and_update().clone();
-        shared.peers.follow(&shared, &known);
-        if !matches!(shutdown.until(proxies.changed()).await, Some(Ok(()))) {
-            return;
+        tokio::select! {
+            () = shutdown.requested() => return,
+            changed = proxies.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let known = proxies.borrow_and_update().clone();
+                shared.peers.follow(&shared, &known);
+            }
+            _ = looks.tick() => {}
         }
+        let problems = shared.problems().iter().map(ToString::to_string).collect();
+        shared.peers.told.send_if_modified(|told: &mut Vec<String>| {
+            let is_news = *told != problems;
+            *told = problems;
+            is_news
+        });
     }
 }
 

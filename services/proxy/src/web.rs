@@ -3,6 +3,7 @@
 use crate::agent_tunnel;
 use crate::client_dial;
 use crate::config::ProxyProtocol;
+use crate::metrics::Protocol;
 use crate::service::Shared;
 use crate::upgrade::{self, Agreed};
 use axum::body::Body;
@@ -12,7 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
@@ -76,7 +77,7 @@ pub(crate) async fn serve(
         },
     };
     if let Err(error) = served {
-        shared.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        shared.metrics.refused.increment();
         tracing::debug!(%peer, error = &*error as &dyn std::error::Error, "a connection was closed");
     }
 }
@@ -110,17 +111,23 @@ fn serve_hello(
         let (hello, stream) = read_hello(stream).await?;
         match (route(&hello), depth) {
             // Who that is, only Auth will know: to this proxy it stays a stranger.
-            (Destination::Auth, _) => Ok(shared.passthrough.carry(stream, client).await?),
+            (Destination::Auth, _) => {
+                shared.metrics.connection(Protocol::Auth);
+                Ok(shared.passthrough.carry(stream, client).await?)
+            }
             (Destination::Tunnel, _) => {
-                let tls = handshake(&shared.tunnel_tls, stream).await?;
+                shared.metrics.connection(Protocol::Tunnel);
+                let tls = handshake(shared, &shared.tunnel_tls, stream).await?;
                 Ok(agent_tunnel::serve(shared, tls, client, &admission, shutdown).await?)
             }
             (Destination::Dial, _) => {
-                let tls = handshake(&shared.dial_tls, stream).await?;
+                shared.metrics.connection(Protocol::Dial);
+                let tls = handshake(shared, &shared.dial_tls, stream).await?;
                 Ok(client_dial::serve(shared, tls, client, &admission, shutdown).await?)
             }
             (Destination::Web, Depth::Outer) => {
-                let tls = handshake(&shared.web_tls, stream).await?;
+                shared.metrics.connection(Protocol::Web);
+                let tls = handshake(shared, &shared.web_tls, stream).await?;
                 let Some(agreed) = serve_http(shared, tls, client, shutdown.clone()).await? else {
                     return Ok(());
                 };
@@ -140,11 +147,19 @@ fn serve_hello(
 pub(crate) type ServerTls = tokio_rustls::server::TlsStream<Rewind<BoxStream>>;
 
 async fn handshake(
+    shared: &Shared,
     config: &Arc<rustls::ServerConfig>,
     stream: Rewind<BoxStream>,
 ) -> Result<ServerTls, Failure> {
+    let began = Instant::now();
     let accept = TlsAcceptor::from(config.clone()).accept(stream);
-    Ok(tokio::time::timeout(HELLO_TIMEOUT, accept).await.map_err(|_| "no TLS handshake in time")??)
+    let accepted = tokio::time::timeout(HELLO_TIMEOUT, accept).await;
+    let accepted = accepted.map_err(|_| Failure::from("no TLS handshake in time")).and_then(|done| Ok(done?));
+    match &accepted {
+        Ok(_) => shared.metrics.handshakes.observe_since(began),
+        Err(_) => shared.metrics.handshakes_failed.increment(),
+    }
+    accepted
 }
 
 /// Serves HTTP requests until the connection ends or is to become something else.

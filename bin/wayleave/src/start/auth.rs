@@ -41,6 +41,7 @@ pub(crate) async fn start(process: &Process, config: &AuthConfig) -> anyhow::Res
     settings.limits.connections_max =
         usize::try_from(instance.connection_limits.max_connections.get()).unwrap_or(usize::MAX);
     settings.backend_name = storage.kind().to_owned();
+    settings.diagnostics = process.diagnostics.clone();
     let service = AuthService::build(settings, backend.clone(), process.clock.clone())
         .await
         .context("the Auth Service cannot start")?;

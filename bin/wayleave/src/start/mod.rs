@@ -3,6 +3,7 @@
 mod addresses;
 mod audit_sink;
 mod auth;
+mod diagnostics;
 mod instance;
 mod node;
 mod policy;
@@ -21,7 +22,7 @@ use wayleave_config::{Config, LogOutput as ConfiguredOutput, LogSeverity as Conf
 use wayleave_net::Outbound;
 use wayleave_os::{GivenBack, IdleMemory};
 use wayleave_runtime::{ServiceManager, Shutdown, SystemClock};
-use wayleave_telemetry::{LogConfig, LogFormat, LogOutput, Severity};
+use wayleave_telemetry::{Diagnostics, LogConfig, LogFormat, LogOutput, Severity};
 
 /// How often is looked whether the process has become idle.
 const IDLE_LOOK: Duration = Duration::from_secs(20);
@@ -34,16 +35,19 @@ pub(crate) struct Process {
     pub(crate) manager: Arc<ServiceManager>,
     /// Draining begins.
     pub(crate) shutdown: Shutdown,
+    /// What the parts show of themselves.
+    pub(crate) diagnostics: Diagnostics,
 }
 
 pub(crate) fn run(args: &StartArgs) -> ExitCode {
-    let config = match edge::read_config(&args.config) {
+    let mut config = match edge::read_config(&args.config) {
         Ok(config) => config,
         Err(error) => {
             print_error(&error);
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    config.instance.diag_addr = args.diag_addr.or(config.instance.diag_addr);
     let guard = match wayleave_telemetry::init(&log_config(&config, args.debug)) {
         Ok(guard) => guard,
         Err(error) => {
@@ -73,8 +77,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let shutdown = Shutdown::new();
     let now = Shutdown::new();
     let manager = Arc::new(ServiceManager::from_environment());
-    let clock = Arc::new(SystemClock::new());
-    let process = Process { config, clock, manager: manager.clone(), shutdown: shutdown.clone() };
+    let process = Process {
+        config,
+        clock: Arc::new(SystemClock::new()),
+        manager: manager.clone(),
+        shutdown: shutdown.clone(),
+        diagnostics: Diagnostics::default(),
+    };
     let _pid_file = process.config.instance.pid_file.as_deref().map(PidFile::write).transpose()?;
     let signals = wayleave_runtime::TaskGroup::new();
     let delay = process.config.instance.shutdown_delay;

@@ -57,7 +57,8 @@ pub(crate) async fn bind(
         .then(|| publish_entry(process, opened, identity, parts, AuthPublication::new(auth.clone())));
     let service = ProxyService::build(settings, parts.keeper.clone(), auth, entry)?
         .publish_entry(publishing)
-        .trust_x_forwarded_for(config.trust_x_forwarded_for);
+        .trust_x_forwarded_for(config.trust_x_forwarded_for)
+        .diagnostics(&process.diagnostics);
     let service = match edge::web_files(config)? {
         Some(files) => service.web_files(files)?,
         None => service,

@@ -4,7 +4,7 @@ use super::Process;
 use super::audit_sink::JournalSink;
 use super::instance::OpenedInstance;
 use super::policy::PolicyViews;
-use super::{addresses, auth, instance, node, policy, proxy};
+use super::{addresses, auth, diagnostics, instance, node, policy, proxy};
 use anyhow::Context;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,7 @@ pub(crate) async fn start(process: Process) -> anyhow::Result<Running> {
     let drain_timeout = process.config.instance.shutdown_timeout;
     let helpers = TaskGroup::new();
     let services = TaskGroup::new();
+    diagnostics::start(&process, &helpers).await?;
     let auth = match &process.config.auth {
         Some(config) => Some(auth::start(&process, config).await?),
         None => None,
@@ -40,6 +41,7 @@ pub(crate) async fn start(process: Process) -> anyhow::Result<Running> {
         let opened = instance::open(&process, auth.as_ref()).await?;
         start_services(&process, &opened, &services, &helpers).await?;
     }
+    process.diagnostics.health.started();
     Ok(Running { auth, services, helpers, shutdown: process.shutdown, drain_timeout })
 }
 
@@ -52,6 +54,9 @@ async fn start_services(
     addresses::keep(process, opened, helpers);
     let keeper = policy::open_keeper(process, opened)?;
     let events = open_journal(process, opened)?;
+    diagnostics::watch_identity(&process.diagnostics, &opened.instance, &process.clock);
+    diagnostics::watch_journal(&process.diagnostics, &events, JOURNAL_BYTES_MAX);
+    diagnostics::watch_policy(&process.diagnostics, &keeper, &process.clock);
     let forwarding = forward_events(events.clone(), opened.instance.channel(), helpers.shutdown());
     helpers.spawn("events", forwarding);
     let renewing =
@@ -60,7 +65,7 @@ async fn start_services(
     let parts = SharedParts {
         views: PolicyViews::start(keeper.clone(), helpers),
         keeper,
-        audit: Arc::new(JournalSink::new(events, process.clock.clone())),
+        audit: Arc::new(JournalSink::new(events, process.clock.clone(), &process.diagnostics)),
     };
     if let Some(config) = &process.config.proxy {
         let bound = proxy::bind(process, config, opened, &parts).await?;

@@ -80,7 +80,12 @@ pub(super) const KEYS: &[Key] = &[
     ),
     off("wayleave.relay_server", "there is no relay; use proxy_server"),
     off("wayleave.advertise_ip", "agents listen nowhere; a proxy uses peer_public_addr and public_addr"),
-    off("wayleave.diag_addr", "the diagnostics listener comes with a later release; remove the key"),
+    here(
+        "wayleave.diag_addr",
+        Kind::Listen,
+        "",
+        "Serves /metrics (Prometheus), /healthz and /readyz by plain HTTP, for example on 127.0.0.1:3000. It has no login: keep it on loopback or a network of the operators. Closed when left out.",
+    ),
     section("wayleave.log", "The process's own log. Audit events are separate and always written."),
     here("wayleave.log.output", Kind::LogOutput, "stderr", "Where log lines go."),
     here(

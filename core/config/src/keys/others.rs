@@ -25,7 +25,7 @@ pub(super) const SERVICES: &[Key] = &[
     off("okta_service", "there is no Okta Service; remove the section or set enabled: no"),
     off("jamf_service", "there is no Jamf Service; remove the section or set enabled: no"),
     off("debug_service", "there is no debug socket; set wayleave.log.severity to DEBUG"),
-    off("metrics_service", "the metrics listener comes with a later release; set enabled: no"),
+    off("metrics_service", "use wayleave.diag_addr, which serves the metrics; set enabled: no"),
     off("tracing_service", "exporting traces comes with a later release; set enabled: no"),
     off("access_graph", "there is no access graph; way explain shows why access is allowed or denied"),
     off("identity_security", "there is no such service; remove the section or set enabled: no"),

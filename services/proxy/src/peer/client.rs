@@ -1,6 +1,7 @@
 //! Connections to the peers: a small pool for dials, and the stream of their routes.
 
 use super::codec::{DIAL_PATH, Messages, message};
+use super::problem::{Answers, PeerName, PeerProblem, ProblemKind, duplicates};
 use super::stream::{MESSAGES_MAX, PeerStream};
 use crate::routes::from_wire;
 use crate::service::Shared;
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::body::Body;
 use tonic::transport::Channel;
 use tower::{Service as _, ServiceExt as _};
@@ -18,12 +19,12 @@ use wayleave_api::auth::ProxyRecord;
 use wayleave_api::peer::peer_client::PeerClient;
 use wayleave_api::peer::{PeerPingRequest, SyncRoutesRequest};
 use wayleave_dial::{DialRefusal, DialRequest, DialResponse};
-use wayleave_keystore::client_config;
-use wayleave_net::{BoxStream, DIAL_MESSAGE_TIMEOUT, read_message};
+use wayleave_keystore::{Audience, client_config};
+use wayleave_net::{BoxStream, DIAL_MESSAGE_TIMEOUT, connect_tls, read_message};
 use wayleave_peering::Source;
 use wayleave_rpc::peer_channel;
 use wayleave_runtime::{Clock, Shutdown, TaskGroup, random_u64};
-use wayleave_vocab::{HostId, HostPort, Incarnation, SystemRole};
+use wayleave_vocab::{HostId, HostPort, Incarnation, Mono, SystemRole};
 
 /// Connections to each peer, over which dials are spread.
 const CONNECTIONS_PER_PEER: usize = 2;
@@ -31,17 +32,54 @@ pub(super) const GRPC_CONTENT_TYPE: &str = "application/grpc";
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// A peer that does not answer for this long has a problem; before, it may be starting.
+const UNREACHABLE_AFTER: Duration = Duration::from_secs(10);
+/// How often it is looked who answers at a peer's address.
+const IDENTIFY_INTERVAL: Duration = Duration::from_secs(30);
+/// The same while it is not known to be the right one.
+const IDENTIFY_INTERVAL_MIN: Duration = Duration::from_secs(3);
+/// So many right answers are waited for before it is looked less often.
+const IDENTIFY_OFTEN: u32 = 5;
+
 /// All peers of this proxy.
 pub(crate) struct Peers {
     peers: Mutex<BTreeMap<HostId, Arc<Peer>>>,
+    duplicates: Mutex<Vec<PeerProblem>>,
+    /// The problems as Auth is told.
+    pub(crate) told: watch::Sender<Vec<String>>,
     tasks: TaskGroup,
 }
 
+/// Peers by how the connection stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct PeerCounts {
+    pub(crate) ready: usize,
+    pub(crate) connecting: usize,
+    pub(crate) failing: usize,
+}
+
+/// How the connection to a peer stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Connecting,
+    Ready,
+    Failing { since: Mono },
+}
+
+/// What is known of a peer beyond its address.
+#[derive(Debug)]
+struct Seen {
+    link: Link,
+    answers: Answers,
+}
+
 struct Peer {
+    name: PeerName,
     address: HostPort,
     incarnation: u64,
     channels: Vec<Channel>,
     next: AtomicUsize,
+    seen: Mutex<Seen>,
     ended: Shutdown,
 }
 
@@ -51,11 +89,65 @@ impl Peer {
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         self.channels.get(next.checked_rem(self.channels.len())?).cloned()
     }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_failure(&self, now: Mono) {
+        let mut seen = self.seen();
+        if !matches!(seen.link, Link::Failing { .. }) {
+            seen.link = Link::Failing { since: now };
+        }
+    }
+
+    /// What is wrong now; `name_of` knows other proxies.
+    fn problem(&self, own: HostId, now: Mono, name_of: impl Fn(HostId) -> PeerName) -> Option<PeerProblem> {
+        let seen = self.seen();
+        let (kind, other) = match (seen.answers.other(), seen.link) {
+            (Some(other), _) => (ProblemKind::OtherProxy, Some(name_of(other))),
+            (None, Link::Failing { since })
+                if self.name.id != own && now.since(since) > UNREACHABLE_AFTER =>
+            {
+                (ProblemKind::Unreachable, None)
+            }
+            (None, Link::Failing { .. } | Link::Connecting | Link::Ready) => return None,
+        };
+        Some(PeerProblem { kind, peer: self.name.clone(), address: self.address.to_string(), other })
+    }
 }
 
 impl Peers {
     pub(crate) fn new(tasks: TaskGroup) -> Self {
-        Self { peers: Mutex::default(), tasks }
+        Self { peers: Mutex::default(), duplicates: Mutex::default(), told: watch::Sender::default(), tasks }
+    }
+
+    /// How the connections stand.
+    pub(crate) fn counts(&self) -> PeerCounts {
+        let mut counts = PeerCounts::default();
+        for peer in self.lock().values().filter(|peer| !peer.channels.is_empty()) {
+            match peer.seen().link {
+                Link::Connecting => counts.connecting += 1,
+                Link::Ready => counts.ready += 1,
+                Link::Failing { .. } => counts.failing += 1,
+            }
+        }
+        counts
+    }
+
+    /// What is wrong with peers and their addresses now, in order.
+    pub(crate) fn problems(&self, own: HostId, now: Mono) -> Vec<PeerProblem> {
+        let peers = self.lock();
+        let name_of = |id: HostId| {
+            let known = peers.get(&id).map(|peer| peer.name.clone());
+            known.unwrap_or(PeerName { id, name: String::new() })
+        };
+        let of_peers = peers.values().filter_map(|peer| peer.problem(own, now, name_of));
+        let mut problems: Vec<PeerProblem> = of_peers.collect();
+        drop(peers);
+        problems.extend(self.duplicates.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        problems.sort();
+        problems
     }
 
     /// Opens a stream to an agent through a peer.
@@ -97,27 +189,45 @@ impl Peers {
             }
             stays
         });
-        let mut addresses = BTreeMap::new();
+        self.note_duplicates(proxies);
         for (id, record) in proxies {
-            if let Some(other) = addresses.insert(record.peer_address.clone(), id)
-                && !record.peer_address.is_empty()
-            {
-                let address = &record.peer_address;
-                tracing::warn!(%address, first = %other, second = %id, "two proxies give the same peer_public_addr");
-            }
-            if *id == own || peers.contains_key(id) {
+            if peers.contains_key(id) {
                 continue;
             }
             let Ok(address) = HostPort::parse(&record.peer_address, None) else { continue };
-            match connect(shared, *id, address, record.incarnation) {
+            let name = PeerName { id: *id, name: record.name.clone() };
+            match connect(shared, name, address, record.incarnation) {
                 Ok(peer) => {
                     peers.insert(*id, peer.clone());
-                    let (shared, id) = (shared.clone(), *id);
-                    self.tasks.spawn_many(async move { sync_routes(shared, id, peer).await });
+                    let identifying = identify(shared.clone(), peer.clone());
+                    self.tasks.spawn_many(identifying);
+                    // Its own address is looked at as others see it, and nothing more.
+                    if *id != own {
+                        let (shared, id) = (shared.clone(), *id);
+                        self.tasks.spawn_many(async move { sync_routes(shared, id, peer).await });
+                    }
                 }
                 Err(error) => tracing::error!(%error, "TLS to a peer cannot be set up"),
             }
         }
+    }
+
+    fn note_duplicates(&self, proxies: &BTreeMap<HostId, ProxyRecord>) {
+        let known = proxies.iter().map(|(id, record)| {
+            (PeerName { id: *id, name: record.name.clone() }, record.peer_address.as_str())
+        });
+        let problem = |(peer, other, address): (PeerName, PeerName, HostPort)| PeerProblem {
+            kind: ProblemKind::DuplicateAddress,
+            peer,
+            address: address.to_string(),
+            other: Some(other),
+        };
+        let found: Vec<PeerProblem> = duplicates(known).into_iter().map(problem).collect();
+        let mut before = self.duplicates.lock().unwrap_or_else(PoisonError::into_inner);
+        for problem in found.iter().filter(|problem| !before.contains(problem)) {
+            tracing::warn!("{problem}");
+        }
+        *before = found;
     }
 
     /// Lets go of all peers.
@@ -152,14 +262,61 @@ async fn call(mut channel: Channel, messages: mpsc::Receiver<Bytes>) -> Result<B
 
 fn connect(
     shared: &Shared,
-    id: HostId,
+    name: PeerName,
     address: HostPort,
     incarnation: u64,
 ) -> Result<Arc<Peer>, wayleave_keystore::TlsConfigError> {
     let config = &shared.config;
-    let tls = client_config(&config.tls, &config.trust, SystemRole::Proxy, Some(id), &[b"h2"])?;
-    let channels = (0..CONNECTIONS_PER_PEER).map(|_| peer_channel(address.clone(), tls.clone())).collect();
-    Ok(Arc::new(Peer { address, incarnation, channels, next: AtomicUsize::new(0), ended: Shutdown::new() }))
+    let tls = client_config(&config.tls, &config.trust, SystemRole::Proxy, Some(name.id), &[b"h2"])?;
+    // There is no dial through the proxy itself.
+    let count = if name.id == config.host_id { 0 } else { CONNECTIONS_PER_PEER };
+    let channels = (0..count).map(|_| peer_channel(address.clone(), tls.clone())).collect();
+    Ok(Arc::new(Peer {
+        name,
+        address,
+        incarnation,
+        channels,
+        next: AtomicUsize::new(0),
+        seen: Mutex::new(Seen { link: Link::Connecting, answers: Answers::default() }),
+        ended: Shutdown::new(),
+    }))
+}
+
+/// Looks again and again which proxy answers at a peer's address. The connections themselves refuse a wrong one; this
+/// says who it is, and finds a balancer that answers rightly now and then.
+async fn identify(shared: Arc<Shared>, peer: Arc<Peer>) {
+    let (expected, mut looks) = (peer.name.id, 0u32);
+    loop {
+        let asked = peer.ended.until(who_answers(&shared, &peer.address)).await;
+        let Some(answered) = asked else { return };
+        if let Some(answered) = answered {
+            looks = looks.saturating_add(1);
+            let changed = peer.seen().answers.note(expected, answered);
+            let (own, now) = (shared.config.host_id, shared.clock.mono());
+            let problem = peer.problem(own, now, |id| PeerName { id, name: String::new() });
+            match problem.filter(|problem| problem.kind == ProblemKind::OtherProxy) {
+                Some(problem) if changed => tracing::warn!("{problem}"),
+                Some(_) => looks = 0,
+                None if changed => tracing::info!(peer = %peer.name, "its peer address is its own now"),
+                None => {}
+            }
+        }
+        let interval = if looks < IDENTIFY_OFTEN { IDENTIFY_INTERVAL_MIN } else { IDENTIFY_INTERVAL };
+        let pause = interval / 2 + Duration::from_millis(random_u64() % 1000);
+        if peer.ended.until(tokio::time::sleep(pause)).await.is_none() {
+            return;
+        }
+    }
+}
+
+/// The proxy of this cluster that answers at an address; none when nobody does, or somebody else.
+async fn who_answers(shared: &Shared, address: &HostPort) -> Option<HostId> {
+    let config = &shared.config;
+    let tls = client_config(&config.tls, &config.trust, SystemRole::Proxy, None, &[b"h2"]).ok()?;
+    let stream = connect_tls(address, tls).await.ok()?;
+    let chain = stream.get_ref().1.peer_certificates()?;
+    let principal = config.trust.identify(chain, Audience::Server, shared.clock.wall()).ok()?;
+    principal.as_host_with(SystemRole::Proxy).map(|host| host.host_id)
 }
 
 /// Follows one peer's routes until the peer is let go of.
@@ -177,6 +334,7 @@ async fn sync_routes(shared: Arc<Shared>, id: HostId, peer: Arc<Peer>) {
             }
         }
         let Some(Err(status)) = ended else { return };
+        peer.note_failure(shared.clock.mono());
         tracing::debug!(peer = %id, address = %peer.address, error = %status.message(), "a peer is not reachable now");
         let pause = retry / 2 + Duration::from_millis(random_u64() % 100);
         retry = (retry * 2).min(RETRY_MAX);
@@ -202,6 +360,7 @@ async fn sync_once(
     let noted = shared.routes.with_table(|table| table.handle_peer(id, incarnation, true, now));
     noted.map_err(|e| tonic::Status::internal(e.to_string()))?;
     *life = Some(incarnation);
+    peer.seen().link = Link::Ready;
     while let Some(update) = updates.message().await? {
         let Some(update) = from_wire(id, &update) else {
             return Err(tonic::Status::invalid_argument("routes that cannot be read"));

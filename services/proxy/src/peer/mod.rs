@@ -3,8 +3,10 @@
 mod client;
 mod codec;
 mod listening;
+mod problem;
 mod server;
 mod stream;
 
 pub(crate) use client::Peers;
 pub(crate) use listening::serve;
+pub(crate) use problem::PeerProblem;

@@ -109,7 +109,10 @@ async fn accept_peer(
         Ok(principal) if may_call(shared, &principal) => {
             let caller = Caller { principal: Some(principal), address: peer };
             let ahead = Bytes::copy_from_slice(&preface);
-            Ok(RpcStream::new(Box::new(Rewind::new(ahead, tls)), caller))
+            let metrics = &shared.metrics;
+            let (written, read) = (metrics.bytes_to_peers.clone(), metrics.bytes_from_peers.clone());
+            let stream = shared.peers_served.count(Box::new(Rewind::new(ahead, tls)), written, read);
+            Ok(RpcStream::new(stream, caller))
         }
         Ok(_) | Err(_) => Err("it is no proxy of this cluster"),
     }
@@ -224,6 +227,7 @@ async fn answer_dial(
         }
         Some(host_id) => dial_local(shared, host_id, request).await,
     };
+    shared.metrics.served_peer(dialled.as_ref().err());
     match dialled {
         Err(refusal) => {
             write_message(&mut stream, &DialResponse::Refused { refusal }).await?;

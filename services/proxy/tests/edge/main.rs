@@ -9,6 +9,7 @@ mod cluster;
 mod fake_auth;
 mod locking;
 mod lying;
+mod peer_addresses;
 mod peering;
 mod relaying;
 mod stalling;
