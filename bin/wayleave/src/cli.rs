@@ -69,6 +69,16 @@ pub(crate) struct DoctorArgs {
     /// The configuration file
     #[arg(short, long, env = "WAYLEAVE_CONFIG", default_value = CONFIG_FILE)]
     pub(crate) config: PathBuf,
+    /// How findings are printed
+    #[arg(long, value_enum, default_value_t = DoctorFormat::Text)]
+    pub(crate) format: DoctorFormat,
+}
+
+/// How findings are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DoctorFormat {
+    Text,
+    Json,
 }
 
 pub(crate) fn run(args: Vec<OsString>) -> ExitCode {

@@ -7,6 +7,7 @@ use crate::instance::{self, InstanceConfig, Services};
 use crate::proxy::{self, ProxyConfig};
 use crate::section::Section;
 use crate::ssh::{self, SshConfig};
+use crate::tracing::{self, TracingConfig};
 use crate::yaml::{self, Node, Value};
 
 /// A configuration that can be started: at least one service, and every value in bounds.
@@ -20,6 +21,8 @@ pub struct Config {
     pub proxy: Option<ProxyConfig>,
     /// The SSH Service, likewise.
     pub ssh: Option<SshConfig>,
+    /// Where traces go, likewise.
+    pub tracing: Option<TracingConfig>,
 }
 
 impl Config {
@@ -49,6 +52,7 @@ pub(crate) fn read(report: &Report, root: &Node) -> Option<Config> {
     let auth = running(&file, "auth_service");
     let proxy = running(&file, "proxy_service");
     let ssh = running(&file, "ssh_service");
+    let tracing = running(&file, "tracing_service");
     if auth.is_none() && proxy.is_none() && ssh.is_none() {
         report.mistake(
             Place::START,
@@ -65,11 +69,13 @@ pub(crate) fn read(report: &Report, root: &Node) -> Option<Config> {
     let auth = auth.map(|section| auth::read(&section));
     let proxy = proxy.map(|section| proxy::read(&section));
     let ssh = ssh.map(|section| ssh::read(&section));
+    let tracing = tracing.map(|section| tracing::read(&section));
     Some(Config {
         instance: instance?,
         auth: read_or_absent(auth)?,
         proxy: read_or_absent(proxy)?,
         ssh: read_or_absent(ssh)?,
+        tracing: read_or_absent(tracing)?,
     })
 }
 
@@ -106,7 +112,8 @@ mod tests {
     const EVERYTHING: &str = "\
         wayleave: {join_params: {token_name: x}}\nauth_service: {}\n\
         proxy_service: {https_keypairs: [{key_file: /k, cert_file: /c}]}\n\
-        ssh_service: {commands: [{name: a, command: [b]}]}\n";
+        ssh_service: {commands: [{name: a, command: [b]}]}\n\
+        tracing_service: {exporter_url: http://otel}\n";
 
     #[test]
     fn every_key_of_the_table_is_read_and_every_read_key_is_in_the_table() {

@@ -223,7 +223,9 @@ const fn only(path: &'static str, values: &'static [&'static str], instead: &'st
 
 /// Every row, in the order of the reference page.
 pub(crate) fn all() -> impl Iterator<Item = &'static Key> {
-    [others::FILE, instance::KEYS, auth::KEYS, proxy::KEYS, ssh::KEYS, others::SERVICES].into_iter().flatten()
+    [others::FILE, instance::KEYS, auth::KEYS, proxy::KEYS, ssh::KEYS, others::TRACING, others::SERVICES]
+        .into_iter()
+        .flatten()
 }
 
 /// The row of a path.

@@ -22,6 +22,7 @@ mod sample;
 mod section;
 mod ssh;
 mod storage;
+mod tracing;
 mod value;
 mod yaml;
 
@@ -36,5 +37,6 @@ pub use reference::reference_markdown;
 pub use sample::{ParseServiceError, SampleOptions, SampleStorage, Service};
 pub use ssh::{CommandLabel, LabelName, SshConfig};
 pub use storage::{EtcdStorage, StorageConfig};
+pub use tracing::TracingConfig;
 pub use value::{CaPin, LogOutput, ParseCaPinError, ValueOrPath};
 pub use yaml::{DEPTH_MAX, FILE_BYTES_MAX, NODES_MAX, TEXT_BYTES_MAX};

@@ -163,6 +163,20 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// An address of the web, of `http` or `https`.
+    pub(crate) fn url(&self, key: &str) -> Option<String> {
+        self.read(key, Kind::Name(""), |field, node| {
+            field.text(node, |text| {
+                let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+                let is_clean = |rest: &str| !rest.is_empty() && rest.chars().all(|c| c.is_ascii_graphic());
+                match rest.filter(|rest| is_clean(rest)) {
+                    Some(_) => Ok(text.to_owned()),
+                    None => Err("it begins with http:// or https://".to_owned()),
+                }
+            })
+        })
+    }
+
     pub(crate) fn path(&self, key: &str) -> Option<PathBuf> {
         self.read(key, Kind::Path, |field, node| field.text(node, parse_path))
     }

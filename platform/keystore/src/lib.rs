@@ -10,6 +10,7 @@ mod identity_dir;
 mod policy_keeper;
 mod policy_signer;
 mod private_file;
+mod probe;
 mod tls;
 mod trust;
 mod web;
@@ -21,6 +22,7 @@ pub use identity_dir::{IdentityDir, IdentityDirError};
 pub use policy_keeper::{PolicyKeeper, PolicyKeeperError};
 pub use policy_signer::{PolicySigner, PolicySignerError, verify_policy_signature};
 pub use private_file::{read_private, write_private};
+pub use probe::{HelloSize, probe_config};
 pub use tls::{
     ClientAuth, ServerName, TlsConfigError, client_config, pinned_client_config, public_client_config,
     server_config,

@@ -197,6 +197,11 @@ impl Pins {
         pin_of_certificate(der).is_some_and(|pin| self.0.contains(&pin))
     }
 
+    /// True when both have one and the same pin.
+    pub fn shares_one_with(&self, other: &Self) -> bool {
+        self.0.iter().any(|pin| other.0.contains(pin))
+    }
+
     /// No pin at all.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -4,6 +4,7 @@
 
 use crate::health::{Health, State};
 use crate::metrics::Registry;
+use crate::trace::Tracer;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -30,6 +31,8 @@ pub struct Diagnostics {
     pub metrics: Registry,
     /// Whether it can work.
     pub health: Health,
+    /// What happens to connections.
+    pub tracer: Tracer,
 }
 
 /// The listener, open and not yet served.

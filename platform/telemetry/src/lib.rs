@@ -6,25 +6,31 @@
 //! are not logs: see `core/audit`.
 //!
 //! Beside the log a process shows numbers ([`Registry`]) and whether it can work ([`Health`]) on a listener for its
-//! operators ([`Diagnostics`]).
+//! operators ([`Diagnostics`]), and sends traces to their collector ([`Tracer`]).
 
 mod diagnostics;
 mod error_watch;
+mod exporter;
 mod filter;
 mod health;
 mod line;
 mod metrics;
+mod otlp;
 mod output;
 mod process_stats;
 mod setting;
+mod trace;
 
 pub use diagnostics::{Diagnostics, DiagnosticsListener};
 pub use error_watch::ErrorWatch;
+pub use exporter::{Collector, ParseCollectorError, TraceExporter};
 pub use filter::FILTER_VARIABLE;
 pub use health::{Finding, Health, Readiness, Severity as FindingSeverity, State};
 pub use metrics::{Counter, Durations, Gauge, Held, Registry, SERIES_MAX, SeriesLabels};
+pub use otlp::TraceResource;
 pub use process_stats::{open_files, open_files_max, register_process};
 pub use setting::{LogConfig, LogFormat, LogOutput, ParseLogSettingError, Severity};
+pub use trace::{Span, SpanKind, Tracer, span_id};
 
 use output::Output;
 use std::path::PathBuf;

@@ -12,7 +12,7 @@ use wayleave_api::auth::{PolicyDelta, PolicySnapshot, SignedHead, WatchClusterRe
 use wayleave_keystore::PolicyKeeperError;
 use wayleave_net::Adapter;
 use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup};
-use wayleave_telemetry::{Diagnostics, Registry};
+use wayleave_telemetry::{Diagnostics, Registry, Tracer};
 use wayleave_tunnel::{Connected, PROXIES_MAX, ProxyList};
 
 /// Longest event: a policy of 64 MiB, its head, and their envelope.
@@ -31,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) stream_shutdown: Shutdown,
     pub(crate) connected: watch::Sender<Vec<Connected>>,
     pub(crate) metrics: AgentMetrics,
+    pub(crate) tracer: Tracer,
 }
 
 /// An agent that is built and does nothing yet.
@@ -71,6 +72,7 @@ impl AgentService {
             stream_shutdown: Shutdown::new(),
             connected: watch::Sender::new(Vec::new()),
             metrics: AgentMetrics::new(&Registry::default()),
+            tracer: Tracer::off(),
         };
         Self { shared, resources }
     }
@@ -79,6 +81,7 @@ impl AgentService {
     #[must_use]
     pub fn diagnostics(mut self, diagnostics: &Diagnostics) -> Self {
         self.shared.metrics = AgentMetrics::new(&diagnostics.metrics);
+        self.shared.tracer = diagnostics.tracer.clone();
         metrics::register(diagnostics, self.status());
         self
     }

@@ -18,6 +18,7 @@ use wayleave_net::{
     TunnelStream, connect_cluster, connect_told, read_message, write_message,
 };
 use wayleave_runtime::Clock;
+use wayleave_telemetry::{SpanKind, span_id};
 use wayleave_tunnel::Connected;
 use wayleave_vocab::{HostId, HostPort, Incarnation, SystemRole};
 
@@ -134,7 +135,7 @@ pub(crate) async fn dial(
     let (owner, handle) = (shared.clone(), tunnel.clone());
     shared.tasks.spawn_many(async move {
         let (events, waiting) = (sender.clone(), WaitingBytes::default());
-        let on_event = |event| handle_event(&owner, &handle, (&events, &waiting), event);
+        let on_event = |event| handle_event(&owner, proxy_id, &handle, (&events, &waiting), event);
         let reason = driver.run(on_event).await;
         let _ = sender.send(TunnelNews::Closed(reason)).await;
     });
@@ -223,6 +224,7 @@ async fn first_hello(news: &mut mpsc::Receiver<TunnelNews>) -> Result<ProxyHello
 
 fn handle_event(
     shared: &Arc<Shared>,
+    proxy: HostId,
     tunnel: &Tunnel,
     (news, waiting): (&mpsc::Sender<TunnelNews>, &WaitingBytes),
     event: TunnelEvent,
@@ -230,7 +232,7 @@ fn handle_event(
     match event {
         TunnelEvent::Opened(stream) => {
             let owner = shared.clone();
-            shared.streams.spawn_many(async move { serve_stream(&owner, stream).await });
+            shared.streams.spawn_many(async move { serve_stream(&owner, proxy, stream).await });
         }
         TunnelEvent::Control(bytes) => match (waiting.take(bytes.len()), ProxyToAgent::decode(bytes)) {
             (Some(waiting), Ok(message)) => {
@@ -254,7 +256,7 @@ fn too_fast(tunnel: &Tunnel) {
     tunnel.close();
 }
 
-async fn serve_stream(shared: &Arc<Shared>, mut stream: TunnelStream) {
+async fn serve_stream(shared: &Arc<Shared>, proxy: HostId, mut stream: TunnelStream) {
     let request: DialRequest = match read_message(&mut stream, DIAL_MESSAGE_TIMEOUT).await {
         Ok(request) => request,
         Err(error) => {
@@ -262,6 +264,14 @@ async fn serve_stream(shared: &Arc<Shared>, mut stream: TunnelStream) {
             return;
         }
     };
+    let (own, trace) = (shared.config.host_id, *request.trace_id.as_bytes());
+    let parent = match request.from_peer {
+        // Through a peer: the home proxy's own part of the trace.
+        true => span_id(&trace, proxy.as_bytes(), "dial"),
+        false => span_id(&trace, proxy.as_bytes(), "attempt by tunnel"),
+    };
+    let id = span_id(&trace, own.as_bytes(), "stream");
+    let mut span = shared.tracer.begin("agent.stream", SpanKind::Server, trace, id, Some(parent));
     let adapter = shared.adapters.iter().find(|adapter| adapter.serves(&request));
     let refusal = if request.v != VERSION {
         Some(format!("dial requests of version {} are not understood, only {VERSION}", request.v))
@@ -274,6 +284,7 @@ async fn serve_stream(shared: &Arc<Shared>, mut stream: TunnelStream) {
     };
     let (Some(adapter), None) = (adapter, &refusal) else {
         shared.metrics.streams_refused.increment();
+        span.fail(|| "refused".to_owned());
         let refusal = DialRefusal::Invalid { detail: refusal.unwrap_or_default() };
         let _ = write_message(&mut stream, &DialResponse::Refused { refusal }).await;
         let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;

@@ -5,6 +5,7 @@ use crate::authorities::Authorities;
 use crate::config::AuthConfig;
 use crate::metrics::AuthMetrics;
 use crate::mirror::Mirror;
+use crate::overview::Reports;
 use crate::password::PasswordHasher;
 use crate::rate_limit::RateLimiter;
 use crate::records::Records;
@@ -33,6 +34,7 @@ pub(crate) struct AuthCore {
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) audit: AuditLog,
     pub(crate) metrics: AuthMetrics,
+    pub(crate) reports: Reports,
     pub(crate) passwords: PasswordHasher,
     pub(crate) attempts: RateLimiter,
     pub(crate) questions: RateLimiter,

@@ -61,6 +61,7 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     ("/wayleave.auth.v1.Host/EmitEvents", Rule::Host(ANY_HOST)),
     ("/wayleave.auth.v1.Host/BeginIncarnation", Rule::Host(PROXY)),
     ("/wayleave.auth.v1.Host/PublishRoutes", Rule::Host(PROXY)),
+    ("/wayleave.auth.v1.Host/ReportStatus", Rule::Host(PROXY)),
     ("/wayleave.auth.v1.Host/WatchCluster", Rule::Host(ANY_HOST)),
     ("/wayleave.auth.v1.Host/Publish", Rule::Host(PROXY)),
     ("/wayleave.auth.v1.Host/Withdraw", Rule::Host(PROXY)),
@@ -89,6 +90,8 @@ pub(crate) const TABLE: &[(&str, Rule)] = &[
     ("/wayleave.auth.v1.Admin/Explain", Rule::AnyUser),
     ("/wayleave.auth.v1.Admin/SearchEvents", Rule::User(EVENT, AdminVerb::List)),
     ("/wayleave.auth.v1.Admin/ListNodes", Rule::AnyUser),
+    ("/wayleave.auth.v1.Admin/GetOverview", Rule::User(RuleTarget::Kind(Kind::Proxy), AdminVerb::List)),
+    ("/wayleave.auth.v1.Admin/ListRoutes", Rule::User(RuleTarget::Kind(Kind::Node), AdminVerb::List)),
 ];
 
 /// The rule of a method, none if there is no such method.

@@ -33,6 +33,7 @@ mod node_list;
 mod one_time_code;
 mod openssh_login;
 mod openssh_token;
+mod overview;
 mod password;
 mod policy_view;
 mod presence;

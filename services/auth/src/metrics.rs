@@ -87,6 +87,11 @@ impl AuthMetrics {
         }
     }
 
+    /// How many calls were answered.
+    pub(crate) fn calls(&self) -> u64 {
+        self.methods.iter().map(|(_, method)| method.took.count()).sum()
+    }
+
     /// A call was answered.
     pub(crate) fn called(&self, path: &str, began: Instant, code: Code) {
         let Some((_, method)) = self.methods.iter().find(|(known, _)| *known == path) else {

@@ -188,6 +188,15 @@ impl Routes {
         self.lock().tables(now).flatten().copied().collect()
     }
 
+    /// Every agent with the proxies that hold its tunnels.
+    pub(crate) fn holders(&self) -> HashMap<HostId, Vec<HostId>> {
+        let mut holders: HashMap<HostId, Vec<HostId>> = HashMap::new();
+        for (proxy, table) in &self.lock().proxies {
+            table.hosts.iter().for_each(|agent| holders.entry(*agent).or_default().push(*proxy));
+        }
+        holders
+    }
+
     /// How many proxies publish routes now.
     pub(crate) fn proxies_online(&self) -> usize {
         self.lock().proxies.len()

@@ -15,12 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use wayleave_api::auth::admin_server::Admin;
 use wayleave_api::auth::{
-    CaStatus, CreateOpensshTokenRequest, CreateOpensshTokenResponse, CreateTokenRequest, CreateTokenResponse,
-    CreateUserRequest, DeleteResourceResponse, ExplainRequest, ExplainResponse, ForgetHostKeyRequest,
-    ForgetHostKeyResponse, GetStatusRequest, GetStatusResponse, InviteResponse, ListNodesRequest,
-    ListNodesResponse, ListResourcesRequest, ListResourcesResponse, ResetUserRequest, ResourceEvent,
-    ResourceJson, ResourceRef, ResourceWrite, RotateAuthorityRequest, RotateAuthorityResponse,
-    SearchEventsRequest, SearchEventsResponse, SignUserRequest, UserCertificates, WatchResourcesRequest,
+    CaStatus, CreateOpensshTokenRequest, CreateOpensshTokenResponse, CreateTokenRequest, CreateTokenResponse, CreateUserRequest, DeleteResourceResponse, ExplainRequest, ExplainResponse, ForgetHostKeyRequest, ForgetHostKeyResponse, GetOverviewRequest, GetOverviewResponse, GetStatusRequest, GetStatusResponse, InviteResponse, ListNodesRequest, ListNodesResponse, ListResourcesRequest, ListResourcesResponse, ListRoutesRequest, ListRoutesResponse, ResetUserRequest, ResourceEvent, ResourceJson, ResourceRef, ResourceWrite, RotateAuthorityRequest, RotateAuthorityResponse, SearchEventsRequest, SearchEventsResponse, SignUserRequest, UserCertificates, WatchResourcesRequest,
 };
 use wayleave_identity::UserPrincipal;
 use wayleave_resource::{AdminVerb, Kind, Resource, RuleTarget};
@@ -300,6 +295,20 @@ impl Admin for AdminService {
     ) -> Result<Response<ListNodesResponse>, Status> {
         let caller = Caller::of(&request)?;
         Ok(Response::new(ListNodesResponse { nodes: self.core.list_nodes(caller.user()?) }))
+    }
+
+    async fn get_overview(
+        &self,
+        _: Request<GetOverviewRequest>,
+    ) -> Result<Response<GetOverviewResponse>, Status> {
+        Ok(Response::new(self.core.overview()))
+    }
+
+    async fn list_routes(
+        &self,
+        request: Request<ListRoutesRequest>,
+    ) -> Result<Response<ListRoutesResponse>, Status> {
+        Ok(Response::new(self.core.list_routes(request.get_ref())))
     }
 }
 

@@ -11,11 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use wayleave_api::auth::host_server::Host;
 use wayleave_api::auth::{
-    BeginIncarnationRequest, BeginIncarnationResponse, BeginOpensshLoginRequest, BeginOpensshLoginResponse,
-    ClusterEvent, EmitEventsRequest, EmitEventsResponse, JoinRequest, JoinResponse, PublishRequest,
-    PublishResponse, RegisterRequest, RegisterResponse, RenewRequest, RouteAck, RouteUpdate,
-    SignOpensshLoginRequest, SignOpensshLoginResponse, WatchClusterRequest, WithdrawRequest,
-    WithdrawResponse,
+    BeginIncarnationRequest, BeginIncarnationResponse, BeginOpensshLoginRequest, BeginOpensshLoginResponse, ClusterEvent, EmitEventsRequest, EmitEventsResponse, JoinRequest, JoinResponse, ProxyStatusReport, PublishRequest, PublishResponse, RegisterRequest, RegisterResponse, RenewRequest, ReportStatusResponse, RouteAck, RouteUpdate, SignOpensshLoginRequest, SignOpensshLoginResponse, WatchClusterRequest, WithdrawRequest, WithdrawResponse,
 };
 use wayleave_audit::Envelope;
 use wayleave_runtime::TaskGroup;
@@ -113,6 +109,16 @@ impl Host for HostService {
     ) -> Result<Response<SignOpensshLoginResponse>, Status> {
         let caller = Caller::of(&request)?;
         Ok(Response::new(self.core.sign_openssh_login(caller.host()?, request.into_inner()).await?))
+    }
+
+    async fn report_status(
+        &self,
+        request: Request<ProxyStatusReport>,
+    ) -> Result<Response<ReportStatusResponse>, Status> {
+        let proxy = Caller::of(&request)?.host()?.host_id;
+        let next = self.core.reports.take(proxy, request.into_inner(), self.core.clock.mono());
+        let next_ms = u64::try_from(next.as_millis()).unwrap_or(u64::MAX);
+        Ok(Response::new(ReportStatusResponse { next_ms }))
     }
 
     async fn publish_routes(

@@ -19,6 +19,7 @@ impl Public for PublicService {
             cluster_name: self.0.authorities.cluster().to_string(),
             version: self.0.config.version.clone(),
             ca_pins: self.0.authorities.pins(),
+            now_ms: self.0.clock.wall().as_ms(),
         }))
     }
 

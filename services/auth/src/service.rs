@@ -16,6 +16,7 @@ use crate::local_api::LocalApi;
 use crate::metered_backend::MeteredBackend;
 use crate::metrics::{self, AuthMetrics};
 use crate::mirror::Mirror;
+use crate::overview::Reports;
 use crate::password::PasswordHasher;
 use crate::rate_limit::{RateLimit, RateLimiter};
 use crate::records::Records;
@@ -153,6 +154,7 @@ impl AuthService {
             host_id: found.host_id,
             audit: log,
             metrics: AuthMetrics::new(&diagnostics.metrics),
+            reports: Reports::default(),
             routes: Arc::new(routes),
             config,
             clock,

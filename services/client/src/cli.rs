@@ -3,8 +3,7 @@
 use crate::failure::{Exit, Failure};
 use crate::output::Format;
 use crate::{
-    auth_rotate, auth_sign, events, explain, invite, locks, login, ls, proxy_app, proxy_ssh, resources, scp,
-    ssh, ssh_config, status, tokens, users, version,
+    auth_rotate, auth_sign, events, explain, invite, locks, login, ls, proxy_app, proxy_ssh, resources, scp, ssh, ssh_config, status, tokens, top, users, version,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -68,6 +67,7 @@ pub(crate) enum Command {
     Login(login::LoginArgs),
     Logout(login::LogoutArgs),
     Status(status::StatusArgs),
+    Top(top::TopArgs),
     Ls(ls::LsArgs),
     Ssh(ssh::SshArgs),
     Scp(scp::ScpArgs),
@@ -121,6 +121,7 @@ impl Command {
             Self::Login(args) => login::login(args, global).await,
             Self::Logout(args) => login::logout(&args, global),
             Self::Status(args) => status::status(&args, global).await,
+            Self::Top(args) => top::top(&args, global).await,
             Self::Ls(args) => ls::ls(&args, global).await,
             Self::Ssh(args) => ssh::ssh(args, global).await,
             Self::Scp(args) => scp::scp(args, global).await,

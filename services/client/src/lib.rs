@@ -29,6 +29,7 @@ mod proxy_app;
 mod proxy_ssh;
 mod pump;
 mod resources;
+mod routes;
 mod scp;
 mod ssh;
 mod ssh_config;
@@ -37,6 +38,7 @@ mod stdio;
 mod terminal;
 mod tokens;
 mod tokens_openssh;
+mod top;
 mod users;
 mod version;
 

@@ -5,6 +5,7 @@ use crate::cli::GlobalArgs;
 use crate::failure::{Exit, Failure};
 use crate::moment;
 use crate::output::{Format, note, print, table, to_json};
+use crate::routes;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::Command;
@@ -22,12 +23,32 @@ const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// way get roles                      all roles, as YAML that `way create` reads
 /// way get role/access --format json  one of them, as a JSON list
 /// way get nodes,locks --format text  tables
+/// way get routes                     which proxies hold the tunnels of which agents
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct GetArgs {
     /// What: KIND or KIND/NAME, several with commas.
     #[arg(value_name = "KIND[/NAME]", value_delimiter = ',', required = true)]
-    selectors: Vec<Selector>,
+    selectors: Vec<Shown>,
+}
+
+/// What is shown: resources, or what the cluster knows beside them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Shown {
+    Resources(Selector),
+    /// Which proxies hold the tunnels of which agents.
+    Routes,
+}
+
+impl FromStr for Shown {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "routes" | "route" => Ok(Self::Routes),
+            _ => text.parse().map(Self::Resources),
+        }
+    }
 }
 
 /// Create resources from a YAML or JSON file
@@ -98,8 +119,16 @@ impl Selector {
 
 pub(crate) async fn get(args: &GetArgs, global: &GlobalArgs) -> Result<Exit, Failure> {
     let access = Access::find(global)?;
+    if args.selectors.contains(&Shown::Routes) {
+        if args.selectors.len() > 1 {
+            return Err(Failure::usage("routes are no resources: they are shown alone"));
+        }
+        print(&routes::get(&access, global.format.unwrap_or_default()).await?)?;
+        return Ok(Exit::Done);
+    }
     let mut found = Vec::new();
-    for selector in &args.selectors {
+    for shown in &args.selectors {
+        let Shown::Resources(selector) = shown else { continue };
         match &selector.name {
             Some(name) => found.push(one(&access, selector.kind, name.as_str()).await?),
             None => found.extend(list(&access, selector.kind).await?),

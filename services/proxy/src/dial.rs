@@ -4,6 +4,7 @@
 
 use crate::hosting::open_here;
 use crate::registry;
+use crate::metrics::refusal_kind;
 use crate::service::Shared;
 use futures::future::BoxFuture;
 use std::collections::BTreeMap;
@@ -18,8 +19,11 @@ use wayleave_peering::{
     RouteState, Way,
 };
 use wayleave_runtime::{Clock, Shutdown, random_u64};
+use wayleave_telemetry::{Span, SpanKind, span_id};
 use wayleave_vocab::{HostId, Mono, NodeName};
 
+/// The part of a trace that a client's dial is, and that a peer's is.
+pub(crate) const DIAL_SPAN: &str = "dial";
 /// Answers of attempts that wait to be looked at.
 const ANSWERS_MAX: usize = 16;
 /// How long a dial waits for a proxy that has just started to learn what there is.
@@ -39,10 +43,21 @@ impl Dialer for ProxyDialer {
                 return Err(DialRefusal::Unavailable { detail });
             }
             let began = Instant::now();
-            let dialled = dial(&self.0, request).await;
             let own = self.0.config.host_id;
+            let trace = *request.trace_id.as_bytes();
+            let id = span_id(&trace, own.as_bytes(), DIAL_SPAN);
+            let mut span = self.0.tracer.begin("proxy.dial", SpanKind::Server, trace, id, None);
+            let dialled = dial(&self.0, request).await;
             let is_local = dialled.as_ref().map_or(true, |dialled| dialled.route.home_proxy == own);
             self.0.metrics.dialled(began, is_local, dialled.as_ref().err());
+            span.set("wayleave.way", || if is_local { "tunnel" } else { "peer-tunnel" }.to_owned());
+            match &dialled {
+                Ok(dialled) => {
+                    span.set("wayleave.home_proxy", || dialled.route.home_proxy.to_string());
+                    span.set("wayleave.agent", || dialled.route.agent.to_string());
+                }
+                Err(refusal) => span.fail(|| refusal_kind(refusal).to_owned()),
+            }
             dialled
         })
     }
@@ -210,6 +225,7 @@ impl<'a> Run<'a> {
     fn dial(&self, attempt: AttemptId, way: Way, deadline: Mono, given_up: Shutdown) {
         let (shared, host_id, sender) = (self.shared.clone(), self.host_id, self.answers.0.clone());
         let request = DialRequest { from_peer: matches!(way, Way::Peer { .. }), ..self.request.clone() };
+        let mut span = self.attempt_span(way);
         self.shared.tasks.spawn_many(async move {
             let within = deadline.since(shared.clock.mono());
             let attempting = async {
@@ -218,12 +234,31 @@ impl<'a> Run<'a> {
                     Way::Peer { proxy, .. } => shared.peers.dial(proxy, &request).await,
                 }
             };
-            let Some(result) = given_up.until(tokio::time::timeout(within, attempting)).await else { return };
+            let Some(result) = given_up.until(tokio::time::timeout(within, attempting)).await else {
+                return span.fail(|| "another way was faster".to_owned());
+            };
             let result = result.unwrap_or_else(|_| {
                 Err(DialRefusal::TimedOut { detail: "a proxy did not answer".to_owned() })
             });
+            if let Err(refusal) = &result {
+                span.fail(|| refusal_kind(refusal).to_owned());
+            }
+            drop(span);
             let _ = sender.send(Answer { attempt, result }).await;
         });
+    }
+
+    fn attempt_span(&self, way: Way) -> Span {
+        let (own, trace) = (self.shared.config.host_id, *self.request.trace_id.as_bytes());
+        let parent = span_id(&trace, own.as_bytes(), DIAL_SPAN);
+        let (part, to) = match way {
+            Way::Local { .. } => ("attempt by tunnel".to_owned(), own),
+            Way::Peer { proxy, .. } => (format!("attempt by {proxy}"), proxy),
+        };
+        let id = span_id(&trace, own.as_bytes(), &part);
+        let mut span = self.shared.tracer.begin("proxy.attempt", SpanKind::Client, trace, id, Some(parent));
+        span.set("wayleave.proxy", || to.to_string());
+        span
     }
 
     fn answered(&mut self, plan: &mut DialPlan, answer: Answer) {

@@ -16,6 +16,7 @@ mod metrics;
 mod passthrough;
 mod peer;
 mod registry;
+mod report;
 mod rest;
 mod routes;
 mod service;

@@ -168,16 +168,20 @@ fn count(labels: &[&str], counters: &[Counter], label: &str) {
 }
 
 fn result(refusal: Option<&DialRefusal>) -> &'static str {
+    refusal.map_or("ok", refusal_kind)
+}
+
+/// A refusal in one word.
+pub(crate) fn refusal_kind(refusal: &DialRefusal) -> &'static str {
     match refusal {
-        None => "ok",
-        Some(DialRefusal::UnknownTarget { .. }) => "unknown",
-        Some(DialRefusal::Ambiguous { .. }) => "ambiguous",
-        Some(DialRefusal::Offline { .. }) => "offline",
-        Some(DialRefusal::NotHere { .. }) => "not_here",
-        Some(DialRefusal::Denied { .. }) => "denied",
-        Some(DialRefusal::Unavailable { .. }) => "unavailable",
-        Some(DialRefusal::Invalid { .. }) => "invalid",
-        Some(DialRefusal::TimedOut { .. }) => "timed_out",
+        DialRefusal::UnknownTarget { .. } => "unknown",
+        DialRefusal::Ambiguous { .. } => "ambiguous",
+        DialRefusal::Offline { .. } => "offline",
+        DialRefusal::NotHere { .. } => "not_here",
+        DialRefusal::Denied { .. } => "denied",
+        DialRefusal::Unavailable { .. } => "unavailable",
+        DialRefusal::Invalid { .. } => "invalid",
+        DialRefusal::TimedOut { .. } => "timed_out",
     }
 }
 

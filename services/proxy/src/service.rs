@@ -10,6 +10,7 @@ use crate::metrics::{self, Protocol, ProxyMetrics};
 use crate::passthrough::Passthrough;
 use crate::peer::{self, PeerProblem, Peers};
 use crate::registry::Registry;
+use crate::report;
 use crate::rest::{RestState, router};
 use crate::routes::{self, Routes};
 use crate::web;
@@ -30,7 +31,7 @@ use wayleave_keystore::{
 use wayleave_net::{Admission, BindError, Dialer, Entry, Hosting, PublishEntry, Slots, accept_loop, bind};
 use wayleave_rpc::CALL_TIMEOUT;
 use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup, random_u64};
-use wayleave_telemetry::Diagnostics;
+use wayleave_telemetry::{Diagnostics, Tracer};
 use wayleave_vocab::{HostId, HostPort, Incarnation, Mono, SystemRole};
 
 const RETRY_MIN: Duration = Duration::from_millis(200);
@@ -70,6 +71,7 @@ pub(crate) struct Shared {
     /// Connections of peers.
     pub(crate) peers_served: StreamCount,
     pub(crate) metrics: ProxyMetrics,
+    pub(crate) tracer: Tracer,
     /// Requested when the proxy drains.
     pub(crate) draining: Shutdown,
 }
@@ -170,6 +172,7 @@ impl ProxyService {
             client_streams: StreamCount::default(),
             peers_served: StreamCount::default(),
             metrics: ProxyMetrics::new(&diagnostics.metrics),
+            tracer: Tracer::off(),
             draining: Shutdown::new(),
             config,
         };
@@ -198,6 +201,7 @@ impl ProxyService {
     #[must_use]
     pub fn diagnostics(mut self, diagnostics: &Diagnostics) -> Self {
         self.shared.metrics = ProxyMetrics::new(&diagnostics.metrics);
+        self.shared.tracer = diagnostics.tracer.clone();
         self.diagnostics = diagnostics.clone();
         self
     }
@@ -257,6 +261,7 @@ impl BoundProxy {
         spawn(&group, "cluster", cluster::follow(shared.clone(), closing.clone()));
         spawn(&group, "routes", routes::publish(shared.clone(), closing.clone()));
         spawn(&group, "peering", follow_peers(shared.clone(), closing.clone()));
+        spawn(&group, "status", report::run(shared.clone(), closing.clone()));
         let record = ProxyRecord { incarnation: incarnation.0, ..record };
         spawn(&group, "registration", register(shared.clone(), record, shutdown.clone(), closing.clone()));
         if let Some(files) = self.web_files {

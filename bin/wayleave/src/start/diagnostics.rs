@@ -7,9 +7,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use wayleave_instance::{EventJournal, Instance};
+use wayleave_keystore::public_client_config;
 use wayleave_runtime::{Clock, SystemClock, TaskGroup};
-use wayleave_telemetry::{Diagnostics, Finding, FindingSeverity, register_process};
-use wayleave_vocab::Wall;
+use wayleave_telemetry::{
+    Collector, Diagnostics, Finding, FindingSeverity, TraceExporter, TraceResource, register_process,
+};
+use wayleave_vocab::{NodeName, Wall};
 
 /// Certificates renew when two thirds of their life have passed; by three quarters they should have.
 const RENEWAL_OVERDUE: f64 = 0.75;
@@ -39,6 +42,30 @@ pub(crate) async fn start(process: &Process, helpers: &TaskGroup) -> anyhow::Res
     let shutdown = helpers.shutdown();
     helpers.spawn("diagnostics", listener.run(helpers.clone(), shutdown));
     Ok(())
+}
+
+/// Sends traces from now on, if a collector is configured, under the identity of this process.
+pub(crate) fn trace(
+    process: &Process,
+    instance: &Instance,
+    name: &NodeName,
+    helpers: &TaskGroup,
+) -> anyhow::Result<Diagnostics> {
+    let mut diagnostics = process.diagnostics.clone();
+    let Some(config) = &process.config.tracing else { return Ok(diagnostics) };
+    let collector: Collector = config.exporter_url.parse().context("tracing_service.exporter_url")?;
+    let resource = TraceResource {
+        service: "wayleave",
+        version: env!("CARGO_PKG_VERSION"),
+        instance: instance.host_id().to_string(),
+        host: name.to_string(),
+    };
+    let tls = public_client_config(None).context("tracing_service")?;
+    let rate = config.sampling_rate_per_million;
+    let (tracer, exporter) = TraceExporter::new(collector, rate, tls, resource, &diagnostics.metrics);
+    helpers.spawn("traces", exporter.run(helpers.shutdown()));
+    diagnostics.tracer = tracer;
+    Ok(diagnostics)
 }
 
 /// Shows the identity of the process.

@@ -66,7 +66,7 @@ pub(crate) fn build(
         drain_timeout,
     };
     let adapters: Vec<Arc<dyn Adapter>> = vec![Arc::new(adapter)];
-    Ok(AgentService::build(agent, adapters, labels.resources()).diagnostics(&process.diagnostics))
+    Ok(AgentService::build(agent, adapters, labels.resources()).diagnostics(&parts.diagnostics))
 }
 
 /// Where some proxy answers: the configured one, or the one of this very process. A process that reaches Auth directly

@@ -58,7 +58,7 @@ pub(crate) async fn bind(
     let service = ProxyService::build(settings, parts.keeper.clone(), auth, entry)?
         .publish_entry(publishing)
         .trust_x_forwarded_for(config.trust_x_forwarded_for)
-        .diagnostics(&process.diagnostics);
+        .diagnostics(&parts.diagnostics);
     let service = match edge::web_files(config)? {
         Some(files) => service.web_files(files)?,
         None => service,

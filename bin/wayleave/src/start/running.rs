@@ -12,6 +12,7 @@ use wayleave_adapter_ssh::AuditSink;
 use wayleave_instance::{EventJournal, forward_events, renew_loop};
 use wayleave_journal::Journal;
 use wayleave_runtime::{Shutdown, TaskGroup};
+use wayleave_telemetry::Diagnostics;
 
 /// What the journal may hold; when it is full, nobody is let in.
 const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -54,6 +55,7 @@ async fn start_services(
     addresses::keep(process, opened, helpers);
     let keeper = policy::open_keeper(process, opened)?;
     let events = open_journal(process, opened)?;
+    let shown = diagnostics::trace(process, &opened.instance, &opened.node_name, helpers)?;
     diagnostics::watch_identity(&process.diagnostics, &opened.instance, &process.clock);
     diagnostics::watch_journal(&process.diagnostics, &events, JOURNAL_BYTES_MAX);
     diagnostics::watch_policy(&process.diagnostics, &keeper, &process.clock);
@@ -65,6 +67,7 @@ async fn start_services(
     let parts = SharedParts {
         views: PolicyViews::start(keeper.clone(), helpers),
         keeper,
+        diagnostics: shown,
         audit: Arc::new(JournalSink::new(events, process.clock.clone(), &process.diagnostics)),
     };
     if let Some(config) = &process.config.proxy {
@@ -110,6 +113,8 @@ pub(crate) struct SharedParts {
     pub(crate) keeper: Keeper,
     pub(crate) views: Arc<PolicyViews>,
     pub(crate) audit: Arc<dyn AuditSink>,
+    /// What the services show of themselves, traces included.
+    pub(crate) diagnostics: Diagnostics,
 }
 
 /// The verified policy, shared.

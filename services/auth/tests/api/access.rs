@@ -120,6 +120,7 @@ fn passes(kind: Kind, method: &str) -> bool {
             "BeginIncarnation"
                 | "PublishRoutes"
                 | "Publish"
+                | "ReportStatus"
                 | "Withdraw"
                 | "BeginOpensshLogin"
                 | "SignOpensshLogin"
@@ -132,6 +133,7 @@ fn passes(kind: Kind, method: &str) -> bool {
             }
             "SignUser" | "RotateAuthority" => false,
             "SearchEvents" => kind == Kind::Auditor,
+            "GetOverview" | "ListRoutes" => kind == Kind::Editor,
             _ => true,
         },
         other => panic!("a new service: {other:?}"),

@@ -20,7 +20,7 @@ use wayleave_api::peer::peer_client::PeerClient;
 use wayleave_api::peer::{PeerPingRequest, SyncRoutesRequest};
 use wayleave_dial::{DialRefusal, DialRequest, DialResponse};
 use wayleave_keystore::{Audience, client_config};
-use wayleave_net::{BoxStream, DIAL_MESSAGE_TIMEOUT, connect_tls, read_message};
+use wayleave_net::{BoxStream, DIAL_MESSAGE_TIMEOUT, connect_tls_straight, read_message};
 use wayleave_peering::Source;
 use wayleave_rpc::peer_channel;
 use wayleave_runtime::{Clock, Shutdown, TaskGroup, random_u64};
@@ -313,7 +313,7 @@ async fn identify(shared: Arc<Shared>, peer: Arc<Peer>) {
 async fn who_answers(shared: &Shared, address: &HostPort) -> Option<HostId> {
     let config = &shared.config;
     let tls = client_config(&config.tls, &config.trust, SystemRole::Proxy, None, &[b"h2"]).ok()?;
-    let stream = connect_tls(address, tls).await.ok()?;
+    let stream = connect_tls_straight(address, tls).await.ok()?;
     let chain = stream.get_ref().1.peer_certificates()?;
     let principal = config.trust.identify(chain, Audience::Server, shared.clock.wall()).ok()?;
     principal.as_host_with(SystemRole::Proxy).map(|host| host.host_id)

@@ -3,7 +3,8 @@
 use super::client::GRPC_CONTENT_TYPE;
 use super::codec::{DIAL_SERVICE, Messages};
 use super::stream::{MESSAGES_MAX, PeerStream};
-use crate::dial::dial_local;
+use crate::dial::{DIAL_SPAN, dial_local};
+use crate::metrics::refusal_kind;
 use crate::service::Shared;
 use bytes::Bytes;
 use futures::Stream;
@@ -36,6 +37,7 @@ use wayleave_rpc::{
     Caller, PEER_CONNECTION_WINDOW_BYTES, PEER_FRAME_BYTES_MAX, PEER_STREAM_WINDOW_BYTES, RpcStream,
 };
 use wayleave_runtime::{Clock, Shutdown};
+use wayleave_telemetry::{SpanKind, span_id};
 use wayleave_vocab::{HostId, SystemRole};
 
 /// Calls at a time on one connection; every stream of a user is one, and none may ever queue.
@@ -203,7 +205,7 @@ impl PeerService {
         let tasks = shared.tasks.clone();
         let stream = PeerStream::new(sender, request.into_body(), tasks.clone());
         tasks.spawn_many(async move {
-            if let Err(error) = answer_dial(&shared, stream, &shutdown).await {
+            if let Err(error) = answer_dial(&shared, peer, stream, &shutdown).await {
                 tracing::debug!(%peer, error = &*error as &dyn std::error::Error, "a dial of a peer ended");
             }
         });
@@ -213,10 +215,15 @@ impl PeerService {
 
 async fn answer_dial(
     shared: &Arc<Shared>,
+    peer: HostId,
     mut stream: PeerStream,
     shutdown: &Shutdown,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let request: DialRequest = read_message(&mut stream, HELLO_TIMEOUT).await?;
+    let (own, trace) = (shared.config.host_id, *request.trace_id.as_bytes());
+    let parent = span_id(&trace, peer.as_bytes(), &format!("attempt by {own}"));
+    let id = span_id(&trace, own.as_bytes(), DIAL_SPAN);
+    let mut span = shared.tracer.begin("proxy.peer_dial", SpanKind::Server, trace, id, Some(parent));
     let dialled = match request.host_id {
         _ if request.v != VERSION || !request.from_peer => Err(DialRefusal::Invalid {
             detail: "a peer's dial request of another version, or not marked as a peer's".to_owned(),
@@ -228,6 +235,10 @@ async fn answer_dial(
         Some(host_id) => dial_local(shared, host_id, request).await,
     };
     shared.metrics.served_peer(dialled.as_ref().err());
+    if let Err(refusal) = &dialled {
+        span.fail(|| refusal_kind(refusal).to_owned());
+    }
+    drop(span);
     match dialled {
         Err(refusal) => {
             write_message(&mut stream, &DialResponse::Refused { refusal }).await?;

@@ -16,11 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use wayleave_api::auth::cluster_event::Event;
 use wayleave_api::auth::host_server::{Host, HostServer};
 use wayleave_api::auth::{
-    BeginIncarnationRequest, BeginIncarnationResponse, BeginOpensshLoginRequest, BeginOpensshLoginResponse,
-    ClusterEvent, EmitEventsRequest, EmitEventsResponse, InitialStateSent, JoinRequest, JoinResponse,
-    Networking, PolicySnapshot, ProxyRecord, ProxyRoutes, PublishRequest, PublishResponse, RegisterRequest,
-    RegisterResponse, RenewRequest, RouteAck, RouteUpdate, SignOpensshLoginRequest, SignOpensshLoginResponse,
-    WatchClusterRequest, WithdrawRequest, WithdrawResponse,
+    BeginIncarnationRequest, BeginIncarnationResponse, BeginOpensshLoginRequest, BeginOpensshLoginResponse, ClusterEvent, EmitEventsRequest, EmitEventsResponse, InitialStateSent, JoinRequest, JoinResponse, Networking, PolicySnapshot, ProxyRecord, ProxyRoutes, ProxyStatusReport, PublishRequest, PublishResponse, RegisterRequest, RegisterResponse, RenewRequest, ReportStatusResponse, RouteAck, RouteUpdate, SignOpensshLoginRequest, SignOpensshLoginResponse, WatchClusterRequest, WithdrawRequest, WithdrawResponse,
 };
 use wayleave_api::{ALPN_AUTH, ALPN_FORWARD};
 use wayleave_dial::ForwardHeader;
@@ -214,6 +210,13 @@ impl Host for Service {
     ) -> Result<Response<BeginIncarnationResponse>, Status> {
         let incarnation = self.0.incarnation.fetch_add(1, Ordering::Relaxed) + 1;
         Ok(Response::new(BeginIncarnationResponse { incarnation }))
+    }
+
+    async fn report_status(
+        &self,
+        _: Request<ProxyStatusReport>,
+    ) -> Result<Response<ReportStatusResponse>, Status> {
+        Ok(Response::new(ReportStatusResponse { next_ms: 60_000 }))
     }
 
     async fn publish_routes(
