@@ -15,7 +15,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use wayleave_api::auth::admin_server::Admin;
 use wayleave_api::auth::{
-    CaStatus, CreateOpensshTokenRequest, CreateOpensshTokenResponse, CreateTokenRequest, CreateTokenResponse, CreateUserRequest, DeleteResourceResponse, ExplainRequest, ExplainResponse, ForgetHostKeyRequest, ForgetHostKeyResponse, GetOverviewRequest, GetOverviewResponse, GetStatusRequest, GetStatusResponse, InviteResponse, ListNodesRequest, ListNodesResponse, ListResourcesRequest, ListResourcesResponse, ListRoutesRequest, ListRoutesResponse, ResetUserRequest, ResourceEvent, ResourceJson, ResourceRef, ResourceWrite, RotateAuthorityRequest, RotateAuthorityResponse, SearchEventsRequest, SearchEventsResponse, SignUserRequest, UserCertificates, WatchResourcesRequest,
+    CaStatus, CreateOpensshTokenRequest, CreateOpensshTokenResponse, CreateTokenRequest, CreateTokenResponse,
+    CreateUserRequest, DeleteResourceResponse, ExplainRequest, ExplainResponse, ForgetHostKeyRequest,
+    ForgetHostKeyResponse, GetOverviewRequest, GetOverviewResponse, GetStatusRequest, GetStatusResponse,
+    InviteResponse, ListNodesRequest, ListNodesResponse, ListResourcesRequest, ListResourcesResponse,
+    ListRoutesRequest, ListRoutesResponse, ResetUserRequest, ResourceEvent, ResourceJson, ResourceRef,
+    ResourceWrite, RotateAuthorityRequest, RotateAuthorityResponse, SearchEventsRequest,
+    SearchEventsResponse, SignUserRequest, UserCertificates, WatchResourcesRequest,
 };
 use wayleave_identity::UserPrincipal;
 use wayleave_resource::{AdminVerb, Kind, Resource, RuleTarget};

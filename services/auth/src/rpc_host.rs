@@ -11,7 +11,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use wayleave_api::auth::host_server::Host;
 use wayleave_api::auth::{
-    BeginIncarnationRequest, BeginIncarnationResponse, BeginOpensshLoginRequest, BeginOpensshLoginResponse, ClusterEvent, EmitEventsRequest, EmitEventsResponse, JoinRequest, JoinResponse, ProxyStatusReport, PublishRequest, PublishResponse, RegisterRequest, RegisterResponse, RenewRequest, ReportStatusResponse, RouteAck, RouteUpdate, SignOpensshLoginRequest, SignOpensshLoginResponse, WatchClusterRequest, WithdrawRequest, WithdrawResponse,
+    BeginIncarnationRequest, BeginIncarnationResponse, BeginOpensshLoginRequest, BeginOpensshLoginResponse,
+    ClusterEvent, EmitEventsRequest, EmitEventsResponse, JoinRequest, JoinResponse, ProxyStatusReport,
+    PublishRequest, PublishResponse, RegisterRequest, RegisterResponse, RenewRequest, ReportStatusResponse,
+    RouteAck, RouteUpdate, SignOpensshLoginRequest, SignOpensshLoginResponse, WatchClusterRequest,
+    WithdrawRequest, WithdrawResponse,
 };
 use wayleave_audit::Envelope;
 use wayleave_runtime::TaskGroup;

@@ -3,7 +3,8 @@
 use crate::failure::{Exit, Failure};
 use crate::output::Format;
 use crate::{
-    auth_rotate, auth_sign, events, explain, invite, locks, login, ls, proxy_app, proxy_ssh, resources, scp, ssh, ssh_config, status, tokens, top, users, version,
+    auth_rotate, auth_sign, events, explain, invite, locks, login, ls, proxy_app, proxy_ssh, resources, scp,
+    ssh, ssh_config, status, tokens, top, users, version,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;

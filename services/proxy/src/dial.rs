@@ -3,8 +3,8 @@
 //! What is tried, in which order and for how long is decided by `core/peering`'s [`DialPlan`].
 
 use crate::hosting::open_here;
-use crate::registry;
 use crate::metrics::refusal_kind;
+use crate::registry;
 use crate::service::Shared;
 use futures::future::BoxFuture;
 use std::collections::BTreeMap;

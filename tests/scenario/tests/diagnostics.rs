@@ -8,14 +8,17 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use wayleave_scenario::{Cluster, Daemon, check_all, wait_until};
 
+/// A listener on any port, and a section behind it: traces are switched on, and none are made.
+const DIAGNOSTICS: &str = "diag_addr: 127.0.0.1:0\ntracing_service:\n  exporter_url: http://127.0.0.1:1\n  \
+     sampling_rate_per_million: 0";
+
 #[test]
 fn processes_show_what_they_do() {
     let mut cluster = Cluster::builder("diagnostics")
         .proxies(2)
         .nodes(&["web-1"])
         .peering(1)
-        .instance_lines(&["shutdown_timeout: 2s", "diag_addr: 127.0.0.1:0"])
-        .auth_instance_lines(&["diag_addr: 127.0.0.1:0"])
+        .instance_lines(&["shutdown_timeout: 2s", DIAGNOSTICS])
         .start();
     check_all!(&mut cluster;
         sessions_and_dials_are_counted,

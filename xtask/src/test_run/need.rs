@@ -27,6 +27,7 @@ const NEEDS: [Need; 13] = [
     Need { program: "initdb", package: "postgresql" },
     Need { program: "etcd", package: "etcd-server" },
     Need { program: "etcdctl", package: "etcd-client" },
+    Need { program: "openssl", package: "openssl" },
     Need { program: "faketime", package: "faketime" },
     Need { program: "tinyproxy", package: "tinyproxy-bin" },
 ];

@@ -16,7 +16,12 @@ use tonic::{Request, Response, Status, Streaming};
 use wayleave_api::auth::cluster_event::Event;
 use wayleave_api::auth::host_server::{Host, HostServer};
 use wayleave_api::auth::{
-    BeginIncarnationRequest, BeginIncarnationResponse, BeginOpensshLoginRequest, BeginOpensshLoginResponse, ClusterEvent, EmitEventsRequest, EmitEventsResponse, InitialStateSent, JoinRequest, JoinResponse, Networking, PolicySnapshot, ProxyRecord, ProxyRoutes, ProxyStatusReport, PublishRequest, PublishResponse, RegisterRequest, RegisterResponse, RenewRequest, ReportStatusResponse, RouteAck, RouteUpdate, SignOpensshLoginRequest, SignOpensshLoginResponse, WatchClusterRequest, WithdrawRequest, WithdrawResponse,
+    BeginIncarnationRequest, BeginIncarnationResponse, BeginOpensshLoginRequest, BeginOpensshLoginResponse,
+    ClusterEvent, EmitEventsRequest, EmitEventsResponse, InitialStateSent, JoinRequest, JoinResponse,
+    Networking, PolicySnapshot, ProxyRecord, ProxyRoutes, ProxyStatusReport, PublishRequest, PublishResponse,
+    RegisterRequest, RegisterResponse, RenewRequest, ReportStatusResponse, RouteAck, RouteUpdate,
+    SignOpensshLoginRequest, SignOpensshLoginResponse, WatchClusterRequest, WithdrawRequest,
+    WithdrawResponse,
 };
 use wayleave_api::{ALPN_AUTH, ALPN_FORWARD};
 use wayleave_dial::ForwardHeader;
