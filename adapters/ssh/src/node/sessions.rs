@@ -221,7 +221,7 @@ impl NodeConnection {
                     "a session's process was not started"
                 );
                 let (id, reason) = (session.id, format!("not started: {error}"));
-                self.note_end(core, id, since, Traffic::default(), None, Some(reason));
+                self.note_end(core, id, since, Traffic::default(), (None, Some(reason)));
                 fail(core, channel, &error.user_text(), reply);
                 self.forget_closed(channel);
             }
@@ -282,7 +282,7 @@ impl NodeConnection {
             (None, None) if core.connection.is_closed() => (None, Some("the client disconnected".to_owned())),
             (None, None) => (None, Some("the client closed the channel".to_owned())),
         };
-        self.note_end(core, id, running.since, traffic, exit_code, reason);
+        self.note_end(core, id, running.since, traffic, (exit_code, reason));
         let how = running.exit.map(|exit| match exit {
             Exit::Code(status) => ChannelRequest::ExitStatus { status },
             Exit::Signal { name, core_dumped } => {
@@ -346,14 +346,14 @@ impl NodeConnection {
         }
     }
 
+    /// `how`: the exit code, and why it ended if not by itself.
     fn note_end(
         &self,
         core: &mut Core<Done>,
         id: SessionId,
         since: Mono,
         traffic: Traffic,
-        exit_code: Option<u32>,
-        reason: Option<String>,
+        (exit_code, reason): (Option<u32>, Option<String>),
     ) {
         let Some(session) = self.session_ref(id) else { return };
         let event = Event::SessionEnd {
