@@ -197,6 +197,12 @@ pub(crate) fn service(state: &str) -> Event {
     Event::ServiceState { service: Text::new("auth"), state: Text::new(state), details: Text::default() }
 }
 
+/// The backend was filled from a backup or another backend; what was done after that copy is not in it.
+pub(crate) fn restored(generation: u64) -> Event {
+    let details = Text::new(format!("generation {generation}"));
+    Event::ServiceState { service: Text::new("auth"), state: Text::new("restored"), details }
+}
+
 impl AuthCore {
     /// Appends an event that goes with no change. A refusal stands whether or not it can be noted.
     pub(crate) async fn note(&self, event: Event) {

@@ -23,6 +23,11 @@ pub(crate) fn restoring() -> Key {
     family("/restoring")
 }
 
+/// Says that the backend is a copy, until the next Auth has noted it.
+pub(crate) fn restored() -> Key {
+    family("/restored")
+}
+
 /// Marks that a copy sets and deletes again to know how far it is.
 pub(crate) fn copy_marks() -> Key {
     family("/copies")

@@ -220,6 +220,7 @@ impl BoundAuthService {
         let listener = Listener { socket, acceptors, gate, slots };
         tracing::info!(%address, cluster = %core.authorities.cluster(), "the Auth Service listens");
         core.note(audit_events::service("started")).await;
+        core.note_restored().await;
         listener.run(group.clone()).await;
         core.note(audit_events::service("stopping")).await;
         let (calls_ended, log_ended) =

@@ -1,5 +1,6 @@
 //! A real etcd, with its own data, on its own ports.
 
+use crate::certificates::Certificates;
 use crate::port::free_port;
 use crate::wait::wait_until;
 use nix::sys::signal::{Signal, kill};
@@ -22,11 +23,20 @@ pub struct EtcdServer {
     directory: TempDir,
     settings: Vec<String>,
     members: Vec<Member>,
+    /// How clients speak to it.
+    scheme: &'static str,
 }
 
 impl EtcdServer {
     /// A new cluster of so many members, running, with further arguments such as `--quota-backend-bytes=…`.
     pub fn start(members: usize, settings: &[&str]) -> Self {
+        let mut server = Self::prepare(members, settings);
+        (0..members).for_each(|number| server.spawn(number));
+        (0..members).for_each(|number| server.wait_healthy(number));
+        server
+    }
+
+    fn prepare(members: usize, settings: &[&str]) -> Self {
         // A crash of the machine is not what is tested here: memory serves as the disk.
         let memory = std::path::Path::new("/dev/shm");
         let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
@@ -38,9 +48,23 @@ impl EtcdServer {
             child: None,
         };
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let mut server = Self { directory, settings, members: (0..members).map(member).collect() };
-        (0..members).for_each(|number| server.spawn(number));
-        (0..members).for_each(|number| server.wait_healthy(number));
+        Self { directory, settings, members: (0..members).map(member).collect(), scheme: "http" }
+    }
+
+    /// One member that speaks TLS and asks for a certificate of the same authority.
+    pub fn start_with_tls(certificates: &Certificates) -> Self {
+        let file = |path: &std::path::Path| path.display().to_string();
+        let settings = [
+            "--client-cert-auth".to_owned(),
+            format!("--trusted-ca-file={}", file(&certificates.authority)),
+            format!("--cert-file={}", file(&certificates.server.0)),
+            format!("--key-file={}", file(&certificates.server.1)),
+        ];
+        let mut server = Self::prepare(1, &settings.each_ref().map(String::as_str));
+        server.scheme = "https";
+        server.spawn(0);
+        let address = server.members[0].clients;
+        wait_until("etcd to listen", || TcpStream::connect(address).is_ok());
         server
     }
 
@@ -76,9 +100,9 @@ impl EtcdServer {
         (0..self.members.len()).find(leads).expect("a member leads")
     }
 
-    /// Where clients reach the members, with commas between.
+    /// Where clients reach the members.
     pub fn urls(&self) -> Vec<String> {
-        self.members.iter().map(|member| format!("http://{}", member.clients)).collect()
+        self.members.iter().map(|member| format!("{}://{}", self.scheme, member.clients)).collect()
     }
 
     /// Runs etcdctl against a member.
@@ -101,8 +125,8 @@ impl EtcdServer {
         command
             .arg(format!("--name={}", member.name))
             .arg(format!("--data-dir={}", self.directory.path().join(&member.name).display()))
-            .arg(format!("--listen-client-urls=http://{}", member.clients))
-            .arg(format!("--advertise-client-urls=http://{}", member.clients))
+            .arg(format!("--listen-client-urls={}://{}", self.scheme, member.clients))
+            .arg(format!("--advertise-client-urls={}://{}", self.scheme, member.clients))
             .arg(format!("--listen-peer-urls=http://{}", member.peers))
             .arg(format!("--initial-advertise-peer-urls=http://{}", member.peers))
             .arg(format!("--initial-cluster={}", cluster.join(",")))

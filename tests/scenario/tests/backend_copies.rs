@@ -4,7 +4,9 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use wayleave_scenario::{Cluster, EtcdServer, Output, PostgresServer, wait_until};
+use wayleave_scenario::{
+    AuthFile, Cluster, EtcdServer, Output, PostgresServer, Scene, free_port, wait_until,
+};
 
 #[test]
 fn a_restored_cluster_is_believed_by_agents_that_have_seen_newer_policy() {
@@ -101,6 +103,41 @@ fn a_cluster_moves_from_one_backend_to_the_next_and_its_agents_follow() {
     let full = cluster.scene.wayleave().args(["backend", "clone", "--from"]).arg(&cluster.auth_config);
     let full = full.args(["--to", &postgresql.url("postgres", "")]).output().ended_with(1);
     assert!(full.stderr_text().contains("--replace"), "{full}");
+}
+
+#[test]
+fn doctor_asks_the_server_of_the_backend() {
+    let server = PostgresServer::start(&[]);
+    let scene = Scene::new("backend_doctor");
+    let diagnosed = |url: &str| {
+        let file = AuthFile {
+            data_dir: scene.path("auth"),
+            cluster_name: "scenario".into(),
+            listen: free_port(),
+            tokens: Vec::new(),
+            lines: Vec::new(),
+            instance_lines: vec![
+                "storage:".into(),
+                "  type: postgresql".into(),
+                format!("  conn_string: {url}"),
+            ],
+        };
+        let config = scene.write("auth.yaml", file.text());
+        scene.wayleave().args(["doctor", "-c"]).arg(config).output()
+    };
+    let url = server.url("postgres", "");
+    let well = diagnosed(&url);
+    assert!(well.stdout_text().contains("/postgres answers"), "{well}");
+    for (wrong, said) in [
+        (url.replace("/postgres?", "/nowhere?"), "nowhere"),
+        (url.replace("not-a-secret", "wrong"), "password"),
+        (url.replace("sslmode=disable", "sslmode=require"), "verify-full"),
+        (url.replace("sslmode=disable", ""), "TLS"),
+    ] {
+        let ill = diagnosed(&wrong).ended_with(1);
+        let text = ill.stdout_text();
+        assert!(text.contains("PROBLEM") && text.contains(said) && !text.contains("not-a-secret"), "{ill}");
+    }
 }
 
 /// Starts Auth again with another backend.

@@ -7,15 +7,18 @@ mod backend_load;
 
 use backend_load::Load;
 use bytes::Bytes;
-use futures::future::{BoxFuture, FutureExt as _};
+use futures::future::{BoxFuture, FutureExt as _, join_all};
 use nix::sys::signal::Signal;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use wayleave_runtime::{ManualClock, SystemClock};
-use wayleave_scenario::EtcdServer;
+use wayleave_scenario::{Certificates, EtcdServer};
 use wayleave_store::conformance::{Expiry, Failure, NotConforming, Outcome, Subject, conformance};
-use wayleave_store::{Backend, EtcdBackend, EtcdLogin, EtcdOptions, HistoryLimits, Key, StoreError};
+use wayleave_store::{
+    Backend, ClientFiles, EtcdBackend, EtcdLogin, EtcdOptions, HistoryLimits, Key, ServerTls, StoreError,
+};
 use wayleave_vocab::{Secret, Wall};
 
 /// No check waits for anything but the server; this only turns a hang into a failure.
@@ -163,6 +166,34 @@ async fn who_asks_must_log_in_where_the_server_says_so() {
         let error = EtcdBackend::open(options, clock()).await.err().expect("it must be refused");
         let error = format!("{:#}", anyhow::Error::new(error));
         assert!(error.contains("password") && !error.contains("not-a-secret"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d_members_are_verified_in_full_and_ask_for_our_certificate() {
+    let certificates = Certificates::make();
+    let server = EtcdServer::start_with_tls(&certificates);
+    let with = |host: &str, ca_file: Option<PathBuf>, client: Option<&(PathBuf, PathBuf)>| {
+        let client = client
+            .map(|(certificate, key)| ClientFiles { certificate: certificate.clone(), key: key.clone() });
+        let peers = server.urls().iter().map(|url| url.replace("127.0.0.1", host)).collect();
+        EtcdOptions { peers, tls: Some(ServerTls { ca_file, client }), ..options(&server) }
+    };
+    let (ca, client) = (Some(certificates.authority.clone()), Some(&certificates.client));
+    let backend = EtcdBackend::open(with("localhost", ca.clone(), client), clock()).await.unwrap();
+    backend.put(&Key::parse("/a").unwrap(), Bytes::new(), None).await.unwrap();
+    let refused = [
+        ("another name", with("127.0.0.1", ca.clone(), client)),
+        ("an unknown authority", with("localhost", None, client)),
+        ("no certificate", with("localhost", ca, None)),
+    ];
+    // Together: each is tried for some seconds.
+    let opened = join_all(
+        refused
+            .map(|(what, options)| async move { (what, EtcdBackend::open(options, clock()).await.is_ok()) }),
+    );
+    for (what, is_open) in opened.await {
+        assert!(!is_open, "{what}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Filling a backend. A mark stands in it until it is whole, and Auth does not start before.
 
-use super::{Copied, Progress, Record, Records, TransferError};
+use super::{Copied, Progress, Record, Records, RestoredRecord, TransferError};
 use crate::bootstrap::ClusterRecord;
 use crate::keys;
 use crate::records::{decode, encode};
@@ -45,8 +45,10 @@ pub(super) async fn load(
     let known = before.max(cluster.generation).saturating_add(1);
     cluster.generation = known.max(now.as_secs());
     loader.flush().await?;
+    let restored = RestoredRecord { v: 1, generation: cluster.generation, at: now };
     let last = vec![
         Operation::Put { key: keys::cluster(), value: encode(&cluster), lease: None },
+        Operation::Put { key: keys::restored(), value: encode(&restored), lease: None },
         Operation::Delete { key: keys::restoring() },
     ];
     target.batch(Vec::new(), last).await.map_err(TransferError::target)?;

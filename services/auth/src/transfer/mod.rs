@@ -11,15 +11,19 @@ mod source;
 pub use file::{BackupFile, BackupHeader};
 pub use load::Existing;
 
+use crate::audit_events;
+use crate::auth_core::AuthCore;
 use crate::bootstrap::ClusterRecord;
 use crate::keys;
 use crate::records::decode;
+use crate::request_error::RequestError;
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use source::Running;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use wayleave_store::{Backend, Key, StoreError, WatchError};
+use wayleave_store::{Backend, Condition, Key, Operation, StoreError, WatchError};
 use wayleave_vocab::{ClusterName, Wall};
 
 /// One step of a copy; later ones win over earlier ones.
@@ -27,6 +31,37 @@ use wayleave_vocab::{ClusterName, Wall};
 pub(crate) enum Record {
     Put(Key, Bytes),
     Delete(Key),
+}
+
+/// That the backend is a copy, for the next Auth to note.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RestoredRecord {
+    pub(crate) v: u8,
+    pub(crate) generation: u64,
+    pub(crate) at: Wall,
+}
+
+impl AuthCore {
+    /// Notes once that the backend is a copy: whoever made it could not, because Auth did not run.
+    pub(crate) async fn note_restored(&self) {
+        let key = keys::restored();
+        let noted = async {
+            let Some(stored) = self.records.read::<RestoredRecord>(&key).await? else { return Ok(()) };
+            let condition = Condition::RevisionIs(key.clone(), stored.revision);
+            let delete = Operation::Delete { key: key.clone() };
+            let event = audit_events::restored(stored.value.generation);
+            let done = self.commit_audited(vec![condition], vec![delete], vec![event]).await;
+            match done {
+                // Another instance was there first.
+                Ok(_) | Err(StoreError::Conflict { .. } | StoreError::NotFound { .. }) => Ok(()),
+                Err(error) => Err(RequestError::store("note the restore")(error)),
+            }
+        };
+        if let Err(error) = noted.await {
+            tracing::warn!(%error, "the audit log does not tell yet that the cluster was restored");
+        }
+    }
 }
 
 /// Where records come from.

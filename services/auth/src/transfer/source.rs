@@ -86,7 +86,7 @@ async fn follow(
 
 /// False for what copying itself writes.
 fn is_copied(key: &Key) -> bool {
-    !keys::copy_marks().contains(key) && *key != keys::restoring()
+    !keys::copy_marks().contains(key) && ![keys::restoring(), keys::restored()].contains(key)
 }
 
 impl Records for Running {

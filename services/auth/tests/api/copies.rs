@@ -11,7 +11,7 @@ use wayleave_auth::{
     restore,
 };
 use wayleave_runtime::{Clock, ManualClock, TaskGroup};
-use wayleave_store::{Backend, Key, Operation};
+use wayleave_store::{Backend, Event, Key, Operation, Revision};
 
 /// Two keys that are always written together.
 const PAIRS: u64 = 300;
@@ -104,6 +104,22 @@ async fn a_restored_cluster_outranks_the_one_that_was_backed_up() {
     let status = cluster.admin().get_status(GetStatusRequest {}).await.unwrap().into_inner();
     assert_eq!((status.policy_generation, status.policy_counter), (copied.generation, 1));
     assert!(begin(&cluster).await > later, "a life that the backup does not know of");
+    within(noted(&*cluster.backend, "\"restored\"")).await;
+}
+
+/// Waits until an event with this text stands in the audit log.
+async fn noted(backend: &dyn Backend, text: &str) {
+    let events = Key::parse("/audit/events").unwrap();
+    let mut watch = backend.watch(&events, Some(Revision::ZERO)).await.unwrap();
+    loop {
+        for event in watch.next().await.unwrap().events {
+            if let Event::Put(item) = event
+                && String::from_utf8_lossy(&item.value).contains(text)
+            {
+                return;
+            }
+        }
+    }
 }
 
 #[tokio::test]
