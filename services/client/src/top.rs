@@ -3,7 +3,7 @@
 use crate::access::{Access, call};
 use crate::cli::GlobalArgs;
 use crate::failure::{Exit, Failure};
-use crate::output::{print, show, table};
+use crate::output::{print, print_bytes, show, table};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -106,7 +106,8 @@ pub(crate) async fn top(args: &TopArgs, global: &GlobalArgs) -> Result<Exit, Fai
         let mut shown = answer.clone();
         shown.proxies.sort_by(|a, b| name(a).cmp(name(b)));
         let view = ClusterView::new(shown, &before);
-        print(&format!("{HOME_AND_CLEAR}{}\nEvery {} s; Ctrl-C ends.\n", text(&view), args.interval))?;
+        print_bytes(HOME_AND_CLEAR.as_bytes())?;
+        print(&format!("{}\nEvery {} s; Ctrl-C ends.\n", text(&view), args.interval))?;
         remember(&mut before, &answer);
         tokio::time::sleep(Duration::from_secs(args.interval)).await;
         answer = ask(&access).await?;
