@@ -219,6 +219,26 @@ pub enum Event {
         /// Bytes to the user.
         bytes_sent: u64,
     },
+    /// The connection under somebody's sessions was lost, or what became of that.
+    #[serde(rename = "session.resumption")]
+    Resumption {
+        /// Who; of a refusal, who it was by his certificate, if he had one.
+        user: Text,
+        /// Names the connection, as `client.disconnect` does.
+        sid: SessionId,
+        /// Where.
+        server_id: HostId,
+        /// Where, as people call it.
+        server_hostname: Text,
+        /// What became of it.
+        action: ResumptionAction,
+        /// From where.
+        #[serde(rename = "addr.remote", default, skip_serializing_if = "Option::is_none")]
+        client_addr: Option<Text>,
+        /// Whether it was given.
+        #[serde(flatten)]
+        outcome: Outcome,
+    },
     /// A client was disconnected by us.
     #[serde(rename = "client.disconnect")]
     ClientDisconnect {
@@ -390,6 +410,18 @@ pub struct Traffic {
     pub bytes_sent: u64,
 }
 
+/// What became of a connection that was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResumptionAction {
+    /// It was lost; the sessions wait.
+    Detached,
+    /// The client came back, or was refused.
+    Resumed,
+    /// Nobody came back in time.
+    Expired,
+}
+
 /// What was copied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SftpTotals {
@@ -523,6 +555,11 @@ impl Event {
             Self::SftpSummary { .. } => "TS021I",
             Self::AppSessionStart { outcome, .. } => outcome.pick("T2007I", "T2007E"),
             Self::AppSessionEnd { .. } => "T2011I",
+            Self::Resumption { action, outcome, .. } => match action {
+                ResumptionAction::Detached => outcome.pick("WRS00I", "WRS00W"),
+                ResumptionAction::Resumed => outcome.pick("WRS01I", "WRS01W"),
+                ResumptionAction::Expired => outcome.pick("WRS02I", "WRS02W"),
+            },
             Self::ClientDisconnect { .. } => "T3006I",
             Self::Changed { kind, change, .. } => changed_code(*kind, *change),
             Self::Credentials { action, .. } => match action.as_str() {

@@ -16,8 +16,8 @@ pub use chain::{
 };
 pub use envelope::{DecodeEnvelopeError, ENVELOPE_BYTES_MAX, Envelope, Origin};
 pub use event::{
-    Actor, AppRef, CertKind, Change, ChangedKind, DisconnectReason, Event, Outcome, PortAction, SessionRef,
-    SftpAction, SftpActionKind, SftpTotals, Subject, Traffic,
+    Actor, AppRef, CertKind, Change, ChangedKind, DisconnectReason, Event, Outcome, PortAction,
+    ResumptionAction, SessionRef, SftpAction, SftpActionKind, SftpTotals, Subject, Traffic,
 };
 pub use intake::{Intake, IntakeOutcome, IntakeRefusal};
 pub use text::{LIST_MAX, TEXT_BYTES_MAX, Text, bounded_list};

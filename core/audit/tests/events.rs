@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use wayleave_audit::{
     Actor, AppRef, CertKind, Change, ChangedKind, DecodeEnvelopeError, DisconnectReason, Envelope, Event,
-    Intake, IntakeOutcome, IntakeRefusal, Origin, Outcome, PortAction, SessionRef, SftpAction,
-    SftpActionKind, SftpTotals, Subject, Traffic, bounded_list,
+    Intake, IntakeOutcome, IntakeRefusal, Origin, Outcome, PortAction, ResumptionAction, SessionRef,
+    SftpAction, SftpActionKind, SftpTotals, Subject, Traffic, bounded_list,
 };
 use wayleave_vocab::{ClusterName, HostId, Login, SessionId, Wall};
 
@@ -53,6 +53,15 @@ fn all() -> Vec<Event> {
         name: "x".into(),
         actor: actor(),
         details: vec!["roles access".into()],
+    };
+    let resumption = |action, outcome| Event::Resumption {
+        user: "alice".into(),
+        sid: SessionId::from_random([3; 16]),
+        server_id: host(4),
+        server_hostname: "web-1".into(),
+        action,
+        client_addr: None,
+        outcome,
     };
     let login = |outcome| Event::UserLogin {
         user: "alice".into(),
@@ -163,6 +172,9 @@ fn all() -> Vec<Event> {
         app_start(Outcome::Success),
         app_start(failure()),
         Event::AppSessionEnd { app: app(), duration_ms: 5, bytes_received: 6, bytes_sent: 7 },
+        resumption(ResumptionAction::Detached, Outcome::Success),
+        resumption(ResumptionAction::Resumed, failure()),
+        resumption(ResumptionAction::Expired, Outcome::Success),
     ]
 }
 

@@ -29,7 +29,7 @@ pub use explain::{
 };
 pub use expression::ExpressionError;
 pub use lock::{LOCKS_STALE_AFTER, LockMatch, LockSet};
-pub use options::{SessionOptions, Settings};
+pub use options::{MAX_DETACHED, SessionOptions, Settings};
 pub use own_write::{Widening, widens_own_role, widens_own_user};
 pub use pattern::PatternError;
 pub use permit::{AdminPermit, AppPermit, Permit};

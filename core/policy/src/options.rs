@@ -5,6 +5,9 @@ use std::time::Duration;
 use wayleave_resource::{AuthPreferenceSpec, LockingMode, NetworkingSpec, RoleOptions};
 use wayleave_vocab::Ttl;
 
+/// How long a session waits for its client where roles say nothing.
+pub const MAX_DETACHED: Ttl = Ttl(Duration::from_secs(300));
+
 /// What the cluster says where roles do not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -61,6 +64,8 @@ pub struct SessionOptions {
     pub max_sessions: Option<NonZeroU32>,
     /// Most connections of the user; absent: no limit.
     pub max_connections: Option<NonZeroU32>,
+    /// How long a session waits for its client after the connection was lost.
+    pub max_detached: Ttl,
     /// Longest life of a certificate; absent: no role says.
     pub max_session_ttl: Option<Ttl>,
     /// What old knowledge of locks means.
@@ -80,9 +85,11 @@ impl SessionOptions {
             client_idle_timeout: settings.client_idle_timeout,
             max_sessions: None,
             max_connections: None,
+            max_detached: MAX_DETACHED,
             max_session_ttl: None,
             lock: settings.locking_mode,
         };
+        let mut max_detached = None;
         for role in roles {
             merged.forward_agent |= role.forward_agent.unwrap_or(false);
             merged.port_forwarding |= role.port_forwarding.unwrap_or(true);
@@ -92,9 +99,11 @@ impl SessionOptions {
             merged.client_idle_timeout = least(merged.client_idle_timeout, role.client_idle_timeout);
             merged.max_sessions = least(merged.max_sessions, role.max_sessions);
             merged.max_connections = least(merged.max_connections, role.max_connections);
+            max_detached = least(max_detached, role.max_detached);
             merged.max_session_ttl = least(merged.max_session_ttl, role.max_session_ttl);
             merged.lock = merged.lock.max(role.lock.unwrap_or_default());
         }
+        merged.max_detached = max_detached.unwrap_or(MAX_DETACHED);
         merged
     }
 

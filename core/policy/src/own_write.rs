@@ -4,6 +4,7 @@
 //! the documents, not their effects on today's nodes, and are conservative: what is not plainly as narrow as before
 //! counts as wider, and takes another administrator (or `way -c` on the Auth host).
 
+use crate::options::MAX_DETACHED;
 use wayleave_resource::{LabelSelector, Role, RoleConditions, RoleOptions, Rule, User};
 use wayleave_vocab::Wall;
 
@@ -62,6 +63,12 @@ fn options(old: &RoleOptions, new: &RoleOptions) -> Result<(), Widening> {
     require("spec.options.client_idle_timeout", no_more(new.client_idle_timeout, old.client_idle_timeout))?;
     require("spec.options.max_sessions", no_more(new.max_sessions, old.max_sessions))?;
     require("spec.options.max_connections", no_more(new.max_connections, old.max_connections))?;
+    require(
+        "spec.options.max_detached",
+        // Absence gives the default where no other role says, and leaves it to the others where one does.
+        no_more(new.max_detached, old.max_detached)
+            && new.max_detached.unwrap_or(MAX_DETACHED) <= old.max_detached.unwrap_or(MAX_DETACHED),
+    )?;
     require(
         "spec.options.forward_agent",
         granted(new.forward_agent, false) <= granted(old.forward_agent, false),

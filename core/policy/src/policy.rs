@@ -341,6 +341,27 @@ impl Policy {
         Ok(SessionOptions::merge(roles.iter().map(|role| &role.options), &self.settings))
     }
 
+    /// How long a stream of this user waits for its client after the connection under it was lost; zero is not at all.
+    ///
+    /// # Errors
+    /// The first reason found why the user may have no such stream now.
+    pub fn max_detached(
+        &self,
+        principal: &UserPrincipal,
+        context: &Context<'_>,
+        now: Wall,
+    ) -> Result<Duration, Denial> {
+        let deny = |reason| Denial::new(reason, format!("{} to keep a stream", principal.name));
+        self.check_certificate(principal, now).map_err(deny)?;
+        let subject = Subject::from(principal);
+        let options = self.session_options(subject, now)?;
+        if let Some(lock) = context.locks.on_subject(subject, now) {
+            return Err(deny(DenialReason::Locked { lock }));
+        }
+        check_staleness(&options, context).map_err(deny)?;
+        Ok(options.max_detached.0)
+    }
+
     /// The longest life of a certificate that the user's roles allow; absent when none says.
     ///
     /// # Errors

@@ -136,7 +136,7 @@ fn what_cannot_be_enforced_is_refused_by_name() {
 #[test]
 fn what_demands_nothing_passes() {
     let text = role(
-        "  options:\n    pin_source_ip: off\n    require_session_mfa: No\n    record_session: {default: best_effort, desktop: true}\n    enhanced_recording: []\n    cert_format: standard\n    create_host_user_mode: off\n    request_access: optional\n    max_sessions: 0\n    client_idle_timeout: never\n    port_forwarding: ON\n    forward_agent: n\n  allow:\n    app_labels: {'*': '*'}\n    request: {roles: [admin]}\n  deny: {}\n",
+        "  options:\n    pin_source_ip: off\n    require_session_mfa: No\n    record_session: {default: best_effort, desktop: true}\n    enhanced_recording: []\n    cert_format: standard\n    create_host_user_mode: off\n    request_access: optional\n    max_sessions: 0\n    max_detached: 0s\n    client_idle_timeout: never\n    port_forwarding: ON\n    forward_agent: n\n  allow:\n    app_labels: {'*': '*'}\n    request: {roles: [admin]}\n  deny: {}\n",
     )
     .replace("No\n", "no\n");
     let Resource::Role(role) = Resource::parse_yaml(&text).unwrap().remove(0) else { panic!() };
@@ -145,6 +145,7 @@ fn what_demands_nothing_passes() {
     assert_eq!((role.spec.options.max_sessions, role.spec.options.client_idle_timeout), (None, None));
     assert_eq!(role.spec.allow.later.keys().collect::<Vec<_>>(), ["request"]);
     assert_eq!(role.spec.allow.app_labels.keys().collect::<Vec<_>>(), ["*"]);
+    assert_eq!(role.spec.options.max_detached, "0s".parse().ok());
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod policy_keeper;
 mod policy_signer;
 mod private_file;
 mod probe;
+mod statement;
 mod tls;
 mod trust;
 mod web;
@@ -23,6 +24,7 @@ pub use policy_keeper::{PolicyKeeper, PolicyKeeperError};
 pub use policy_signer::{PolicySigner, PolicySignerError, verify_policy_signature};
 pub use private_file::{read_private, write_private};
 pub use probe::{HelloSize, probe_config};
+pub use statement::{SignError, SignedStatement, StatementError, is_certified_for};
 pub use tls::{
     ClientAuth, ServerName, TlsConfigError, client_config, pinned_client_config, public_client_config,
     server_config,

@@ -4,10 +4,12 @@ use crate::stream::BoxStream;
 use futures::future::BoxFuture;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::sync::watch;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
 use wayleave_dial::{DialRefusal, DialRequest, DialRoute};
+use wayleave_identity::UserPrincipal;
 use wayleave_runtime::Shutdown;
-use wayleave_vocab::{HostId, Incarnation};
+use wayleave_vocab::{HostId, Incarnation, UserName};
 
 /// A stream that a proxy opened to this agent, after its dial request was read and before it was answered.
 pub struct Inbound {
@@ -15,12 +17,52 @@ pub struct Inbound {
     pub stream: BoxStream,
     /// What the proxy says about it. It routes and traces; it proves nothing.
     pub request: DialRequest,
+    /// What happens to the stream beside its bytes, where it can be resumed.
+    pub resumption: Option<mpsc::Receiver<ResumptionEvent>>,
+}
+
+/// Something that happens to a resumable stream. Whoever serves the stream notes it, and decides where an answer is
+/// wanted; no answer is a no.
+pub enum ResumptionEvent {
+    /// The connection under it was lost; it waits for the client.
+    Detached,
+    /// The client is back, with a certificate and a proof that were verified: may it go on?
+    Reattach {
+        /// Who, by the certificate that was presented now.
+        user: UserPrincipal,
+        /// From where, as the proxy says.
+        client_address: Option<SocketAddr>,
+        /// Yes, or what the client may read.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
+    /// Somebody knew the stream's name and not its secret, or was not its user.
+    Refused {
+        /// Who, if a certificate proved it.
+        user: Option<UserName>,
+        /// From where, as the proxy says.
+        client_address: Option<SocketAddr>,
+        /// What was wrong.
+        reason: String,
+    },
+    /// Nobody came back in time: the stream ends once this is answered.
+    Expired {
+        /// It is noted.
+        answer: oneshot::Sender<()>,
+    },
 }
 
 /// Serves one protocol on the agent: takes a stream, proves who is asking, asks the policy, connects to the target.
 pub trait Adapter: Send + Sync + 'static {
     /// Whether this adapter serves the target.
     fn serves(&self, request: &DialRequest) -> bool;
+
+    /// How long a stream of this user waits for its client after the connection under it was lost; zero is not at all.
+    ///
+    /// # Errors
+    /// What the user may read: he may have no such stream, now.
+    fn max_detached(&self, _user: &UserPrincipal) -> Result<Duration, String> {
+        Ok(Duration::ZERO)
+    }
 
     /// Serves one stream to its end. Requested shutdown means: no new work, and end soon.
     fn serve(self: Arc<Self>, inbound: Inbound, shutdown: Shutdown) -> BoxFuture<'static, ()>;

@@ -20,7 +20,9 @@ mod tunnel;
 mod upgrade;
 
 pub use accept::{BindError, accept_loop, bind, tune};
-pub use adapter::{Adapter, Dialed, Dialer, Entry, Hosted, Hosting, Inbound, Known, PublishEntry};
+pub use adapter::{
+    Adapter, Dialed, Dialer, Entry, Hosted, Hosting, Inbound, Known, PublishEntry, ResumptionEvent,
+};
 pub use addresses::{AddressBook, CONNECT_STAGGER, LEARNED_ADDRESSES_MAX, connect_first};
 pub use clock::{ClockComplaint, clock_complaint};
 pub use connect::{

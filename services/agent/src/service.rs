@@ -11,6 +11,7 @@ use wayleave_api::auth::host_client::HostClient;
 use wayleave_api::auth::{PolicyDelta, PolicySnapshot, SignedHead, WatchClusterRequest};
 use wayleave_keystore::PolicyKeeperError;
 use wayleave_net::Adapter;
+use wayleave_resumable::{Budget, Resumptions, ResumptionsConfig};
 use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup};
 use wayleave_telemetry::{Diagnostics, Registry, Tracer};
 use wayleave_tunnel::{Connected, PROXIES_MAX, ProxyList};
@@ -32,6 +33,10 @@ pub(crate) struct Shared {
     pub(crate) connected: watch::Sender<Vec<Connected>>,
     pub(crate) metrics: AgentMetrics,
     pub(crate) tracer: Tracer,
+    /// Streams that outlive the tunnels that carry them.
+    pub(crate) resumptions: Arc<Resumptions>,
+    /// Where proxies answer, as the cluster says.
+    pub(crate) known_proxies: watch::Sender<Vec<String>>,
 }
 
 /// An agent that is built and does nothing yet.
@@ -63,6 +68,14 @@ impl AgentService {
         adapters: Vec<Arc<dyn Adapter>>,
         resources: watch::Receiver<Vec<String>>,
     ) -> Self {
+        let known_proxies = watch::Sender::new(Vec::new());
+        let resumptions = Resumptions::new(ResumptionsConfig {
+            credentials: config.tls.clone(),
+            trust: config.trust.clone(),
+            clock: Arc::new(SystemClock::new()),
+            budget: Budget::default(),
+            proxies: known_proxies.subscribe(),
+        });
         let shared = Shared {
             config,
             adapters,
@@ -73,6 +86,8 @@ impl AgentService {
             connected: watch::Sender::new(Vec::new()),
             metrics: AgentMetrics::new(&Registry::default()),
             tracer: Tracer::off(),
+            resumptions,
+            known_proxies,
         };
         Self { shared, resources }
     }
@@ -147,8 +162,11 @@ impl Shared {
                 Some(Event::Delta(delta)) => self.accept_delta(&delta),
                 Some(Event::Head(head)) => self.accept_head(&head),
                 Some(Event::InitialStateSent(_)) => {
+                    let addresses = proxy_list::addresses(&proxies);
+                    // Clients that lost a proxy are told of the others.
+                    self.known_proxies.send_replace(addresses.iter().map(ToString::to_string).collect());
                     if let Some(book) = &self.config.addresses {
-                        book.learn(proxy_list::addresses(&proxies));
+                        book.learn(addresses);
                     }
                     return Ok(proxy_list::proxies(&proxies, revision));
                 }

@@ -10,13 +10,15 @@ use tokio::sync::mpsc;
 use wayleave_api::agent::{AgentHello, AgentToProxy, PolicyHeld, ProxyHello, ProxyToAgent};
 use wayleave_api::agent::{agent_to_proxy, proxy_to_agent};
 use wayleave_api::{ALPN_TUNNEL, CONTROL_VERSION};
-use wayleave_dial::{DialRefusal, DialRequest, DialResponse, VERSION};
+use wayleave_dial::{DialRefusal, DialRequest, DialResponse, Resume, VERSION};
+use wayleave_identity::UserPrincipal;
 use wayleave_keystore::{Audience, client_config, public_client_config};
 use wayleave_mux::{Config, Role};
 use wayleave_net::{
-    ClusterStream, ConnectError, DIAL_MESSAGE_TIMEOUT, Inbound, ToldError, Tunnel, TunnelClosed, TunnelEvent,
-    TunnelStream, connect_cluster, connect_told, read_message, write_message,
+    BoxStream, ClusterStream, ConnectError, DIAL_MESSAGE_TIMEOUT, Inbound, ToldError, Tunnel, TunnelClosed,
+    TunnelEvent, TunnelStream, connect_cluster, connect_told, read_message, write_message,
 };
+use wayleave_resumable::Begun;
 use wayleave_runtime::Clock;
 use wayleave_telemetry::{SpanKind, span_id};
 use wayleave_tunnel::Connected;
@@ -296,8 +298,20 @@ async fn serve_stream(shared: &Arc<Shared>, proxy: HostId, mut stream: TunnelStr
     }
     shared.metrics.streams_taken.increment();
     let _held = shared.metrics.streams.hold();
-    let inbound = Inbound { stream: Box::new(stream), request };
-    adapter.clone().serve(inbound, shared.stream_shutdown.clone()).await;
+    let stream: BoxStream = Box::new(stream);
+    let (adapter, shutdown) = (adapter.clone(), shared.stream_shutdown.clone());
+    match request.resume {
+        None => adapter.serve(Inbound { stream, request, resumption: None }, shutdown).await,
+        Some(Resume::New) => {
+            let gate = adapter.clone();
+            let max_detached = Arc::new(move |user: &UserPrincipal| gate.max_detached(user));
+            let Begun { stream, events, keeper } = shared.resumptions.begin(stream, max_detached);
+            let inbound = Inbound { stream: Box::new(stream), request, resumption: Some(events) };
+            // The keeper ends when the client has everything, or will not come for it any more.
+            tokio::join!(adapter.serve(inbound, shutdown), keeper);
+        }
+        Some(Resume::Reattach) => shared.resumptions.reattach(stream, request.client_address).await,
+    }
 }
 
 #[cfg(test)]

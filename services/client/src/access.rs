@@ -34,6 +34,8 @@ pub(crate) struct Access {
     pub(crate) proxies: Vec<HostPort>,
     /// Where the Auth API is reached, directly or through a proxy.
     auth_servers: Vec<HostPort>,
+    /// How it was found, to find it again.
+    pub(crate) global: GlobalArgs,
 }
 
 /// Where an identity came from.
@@ -55,14 +57,15 @@ pub(crate) enum Source {
 impl Access {
     /// Finds the identity that the command line names, or the current profile's.
     pub(crate) fn find(global: &GlobalArgs) -> Result<Self, Failure> {
-        match (&global.config, &global.identity) {
+        let found = match (&global.config, &global.identity) {
             (Some(_), Some(_)) => {
                 Err(Failure::usage("both --config and --identity say who you are").hint("give one of them"))
             }
             (Some(config), None) => Self::local(config, global.proxy.as_ref()),
             (None, Some(file)) => Self::from_file(file, global.proxy.as_ref()),
             (None, None) => Self::from_profile(&Home::find()?, global.proxy.as_ref()),
-        }
+        };
+        found.map(|access| Self { global: global.clone(), ..access })
     }
 
     fn from_file(file: &Path, proxy: Option<&HostPort>) -> Result<Self, Failure> {
@@ -81,7 +84,8 @@ impl Access {
         let direct = &identity.parts().auth_servers;
         let auth_servers =
             if proxy.is_none() && !direct.is_empty() { direct.clone() } else { proxies.clone() };
-        Ok(Self { identity, source: Source::File(file.to_owned()), proxies, auth_servers })
+        let source = Source::File(file.to_owned());
+        Ok(Self { identity, source, proxies, auth_servers, global: GlobalArgs::default() })
     }
 
     fn from_profile(home: &Home, proxy: Option<&HostPort>) -> Result<Self, Failure> {
@@ -100,7 +104,8 @@ impl Access {
         })?;
         let proxies = proxy.map_or_else(|| profile.identity.parts().proxies.clone(), |p| vec![p.clone()]);
         let source = Source::Profile { name: profile.name, directory: profile.directory };
-        Ok(Self { identity: profile.identity, source, auth_servers: proxies.clone(), proxies })
+        let auth_servers = proxies.clone();
+        Ok(Self { identity: profile.identity, source, auth_servers, proxies, global: GlobalArgs::default() })
     }
 
     fn local(file: &Path, proxy: Option<&HostPort>) -> Result<Self, Failure> {
@@ -122,7 +127,8 @@ impl Access {
             (None, false) => known,
             (None, true) => own_proxy.into_iter().collect(),
         };
-        Ok(Self { identity, source: Source::Local(file.to_owned()), proxies, auth_servers })
+        let source = Source::Local(file.to_owned());
+        Ok(Self { identity, source, proxies, auth_servers, global: GlobalArgs::default() })
     }
 
     /// A client of the Auth API.

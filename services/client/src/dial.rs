@@ -3,13 +3,17 @@
 use crate::access::Access;
 use crate::failure::Failure;
 use rustls::ClientConfig;
+use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use wayleave_api::ALPN_DIAL;
-use wayleave_dial::{DialRefusal, DialRequest, DialResponse, DialRoute, DialTarget, VERSION};
+use wayleave_dial::{DialRefusal, DialRequest, DialResponse, DialTarget, Resume, VERSION};
 use wayleave_keystore::{client_config, public_client_config};
-use wayleave_net::{BoxStream, connect_cluster, connect_first, read_message, write_message};
+use wayleave_net::{
+    BoxStream, ConnectError, ToldError, connect_cluster, connect_first, connect_told, read_message,
+    write_message,
+};
 use wayleave_runtime::random_bytes;
 use wayleave_vocab::{ClusterName, HostPort, NodeName, SystemRole, TraceId};
 
@@ -68,21 +72,45 @@ impl Destination {
     }
 }
 
-/// Opens a stream to a node; tries the proxies in turn.
-pub(crate) async fn dial(
-    access: &Access,
-    node: &NodeName,
-    report_route: bool,
-) -> Result<(NodeStream, Option<DialRoute>), Failure> {
-    dial_target(access, &DialTarget::Ssh { node: node.clone() }, report_route).await
+/// Where proxies answer.
+pub(crate) struct Proxies {
+    /// By the identity, or the command line.
+    pub(crate) own: Vec<HostPort>,
+    /// By what the agent said.
+    pub(crate) told: Vec<HostPort>,
 }
 
-/// Opens a stream to anything; tries the proxies in turn.
+impl Proxies {
+    /// Those that are used.
+    pub(crate) fn of(access: &Access) -> Result<Self, Failure> {
+        Ok(Self { own: access.require_proxies()?.to_vec(), told: Vec::new() })
+    }
+}
+
+/// A stream to a node, and whether it is of the kind that was asked for.
+pub(crate) struct Dialled {
+    pub(crate) stream: NodeStream,
+    /// `None` when the agent knows no such streams: bare bytes follow.
+    pub(crate) resume: Option<Resume>,
+}
+
+/// Opens a stream to a node through one of the proxies, tried in turn.
+pub(crate) async fn dial(
+    access: &Access,
+    proxies: &Proxies,
+    node: &NodeName,
+    resume: Resume,
+) -> Result<Dialled, Failure> {
+    dial_target(access, proxies, &DialTarget::Ssh { node: node.clone() }, Some(resume)).await
+}
+
+/// Opens a stream to anything through one of the proxies, tried in turn.
 pub(crate) async fn dial_target(
     access: &Access,
+    proxies: &Proxies,
     target: &DialTarget,
-    report_route: bool,
-) -> Result<(NodeStream, Option<DialRoute>), Failure> {
+    mut resume: Option<Resume>,
+) -> Result<Dialled, Failure> {
     access.check_expiry()?;
     let tls = client_config(
         access.identity.credentials(),
@@ -94,11 +122,15 @@ pub(crate) async fn dial_target(
     .map_err(Failure::doing("cannot set up TLS"))?;
     let outer =
         public_client_config(Some(&access.identity.trust())).map_err(Failure::doing("cannot set up TLS"))?;
-    let mut left: Vec<HostPort> = access.require_proxies()?.to_vec();
+    let mut left: Vec<HostPort> = proxies.own.iter().chain(&proxies.told).cloned().collect();
     loop {
-        let (proxy, stream) = connect(&left, &tls, &outer).await?;
-        match ask(&proxy, stream, target, report_route).await {
-            Ok(dialled) => return Ok(dialled),
+        let (proxy, stream) = connect(&left, &proxies.told, &tls, &outer).await?;
+        match ask(&proxy, stream, target, resume).await {
+            Ok(stream) => return Ok(Dialled { stream, resume }),
+            Err(Attempt::Plainly(failure)) => {
+                tracing::warn!(%proxy, reason = %failure.message, "streams of this node cannot be resumed: going on without");
+                resume = None;
+            }
             Err(Attempt::Final(failure)) => return Err(failure),
             Err(Attempt::Next(failure)) => {
                 tracing::debug!(%proxy, reason = %failure.message, "trying another proxy");
@@ -111,15 +143,27 @@ pub(crate) async fn dial_target(
     }
 }
 
-/// Connects to the first proxy that answers.
+/// Connects to the first proxy that answers. Nobody is led to an address of his own network by what he is told.
 async fn connect(
     proxies: &[HostPort],
+    told: &[HostPort],
     tls: &Arc<ClientConfig>,
     outer: &Arc<ClientConfig>,
 ) -> Result<(HostPort, NodeStream), Failure> {
     let connect = |proxy: HostPort| {
         let (tls, outer) = (tls.clone(), outer.clone());
-        async move { connect_cluster(&proxy, tls, &outer).await }
+        async move {
+            if !told.contains(&proxy) {
+                return connect_cluster(&proxy, tls, &outer).await;
+            }
+            connect_told(&proxy, tls).await.map_err(|error| match error {
+                ToldError::Connect(error) => error,
+                refused @ ToldError::Refused { .. } => {
+                    let source = io::Error::new(io::ErrorKind::PermissionDenied, refused.to_string());
+                    ConnectError::Tcp { address: proxy, source }
+                }
+            })
+        }
     };
     let (proxy, stream) = connect_first(proxies, connect).await?;
     Ok((proxy, Box::new(stream)))
@@ -127,6 +171,8 @@ async fn connect(
 
 /// Why one proxy did not do it, and whether another may.
 enum Attempt {
+    /// The agent does not know the kind of stream that was asked for.
+    Plainly(Failure),
     Next(Failure),
     Final(Failure),
 }
@@ -136,8 +182,8 @@ async fn ask(
     proxy: &HostPort,
     mut stream: NodeStream,
     target: &DialTarget,
-    report_route: bool,
-) -> Result<(NodeStream, Option<DialRoute>), Attempt> {
+    resume: Option<Resume>,
+) -> Result<NodeStream, Attempt> {
     let request = DialRequest {
         v: VERSION,
         target: target.clone(),
@@ -145,14 +191,22 @@ async fn ask(
         client_address: None,
         trace_id: TraceId::from_random(random_bytes()),
         from_peer: false,
-        report_route,
+        report_route: false,
+        resume,
     };
     tracing::debug!(%proxy, name = %target.name(), trace_id = %request.trace_id, "dialling");
     write_message(&mut stream, &request).await.map_err(|e| Attempt::Next(e.into()))?;
     match read_message(&mut stream, DIAL_TIMEOUT).await.map_err(|e| Attempt::Next(e.into()))? {
-        DialResponse::Established { route } => Ok((stream, route)),
+        DialResponse::Established { .. } => Ok(stream),
         DialResponse::Refused { refusal } => Err(match &refusal {
             DialRefusal::Unavailable { .. } | DialRefusal::NotHere { .. } => Attempt::Next(refusal.into()),
+            DialRefusal::Invalid { .. } if resume == Some(Resume::New) => Attempt::Plainly(refusal.into()),
+            // The agent may be on its way to another proxy.
+            DialRefusal::Offline { .. } | DialRefusal::TimedOut { .. }
+                if resume == Some(Resume::Reattach) =>
+            {
+                Attempt::Next(refusal.into())
+            }
             DialRefusal::UnknownTarget { .. }
             | DialRefusal::Ambiguous { .. }
             | DialRefusal::Offline { .. }
@@ -242,7 +296,7 @@ mod tests {
             let (stream, _) = good.accept().await.unwrap();
             tokio_rustls::TlsAcceptor::from(server).accept(stream).await.unwrap()
         };
-        let (connected, _served) = tokio::join!(connect(&proxies, &tls, &outer), serve);
+        let (connected, _served) = tokio::join!(connect(&proxies, &[], &tls, &outer), serve);
         assert_eq!(connected.map_err(|f| f.message).unwrap().0, good_at);
         drop(silent);
     }

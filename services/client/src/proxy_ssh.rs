@@ -2,10 +2,16 @@
 
 use crate::access::Access;
 use crate::cli::GlobalArgs;
-use crate::dial::{Destination, dial};
+use crate::dial::Destination;
 use crate::failure::{Exit, Failure};
 use crate::pump::pump;
+use crate::resuming::{self, Opened, Voice};
+use crate::signals::Ending;
 use crate::stdio::{Input, Output};
+use std::time::Duration;
+
+/// How long what the ssh that started us has written may take to leave, once ssh has ended us.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Connect standard input and output to the SSH service of a node
 ///
@@ -21,8 +27,15 @@ pub(crate) struct ProxySshArgs {
 pub(crate) async fn proxy_ssh(args: &ProxySshArgs, global: &GlobalArgs) -> Result<Exit, Failure> {
     let access = Access::find(global)?;
     let node = args.destination.node(&access.identity.parts().cluster)?;
-    let (stream, _) = dial(&access, &node, false).await?;
-    match pump(Input::open(), Output::stdout(), stream).await {
+    let mut ending = Ending::watch().map_err(Failure::doing("cannot watch for signals"))?;
+    let Opened { stream, .. } = resuming::open(&access, &node, Voice::Quiet).await?;
+    let mut pumping = Box::pin(pump(Input::open(), Output::stdout(), stream));
+    let pumped = match ending.until(&mut pumping).await {
+        Some(pumped) => pumped,
+        // An ssh that is done hangs up on us: its last words are in the pipe.
+        None => tokio::time::timeout(GOODBYE_TIMEOUT, pumping).await.unwrap_or(Ok(())),
+    };
+    match pumped {
         Ok(()) => Ok(Exit::Done),
         // The ssh that started us is gone.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Exit::Done),

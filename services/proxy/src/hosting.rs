@@ -53,8 +53,13 @@ pub(crate) fn open_here(
         let detail = format!("{} does not offer that: see `way ls`", request.target.name());
         return Err(DialRefusal::Denied { detail });
     }
+    if request.resume.is_some() {
+        // The other end is this very process: it is gone with the connection.
+        let detail = format!("connections to {} end with their proxy", request.target.name());
+        return Err(DialRefusal::Invalid { detail });
+    }
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
-    let inbound = Inbound { stream: Box::new(far), request: request.clone() };
+    let inbound = Inbound { stream: Box::new(far), request: request.clone(), resumption: None };
     shared.tasks.spawn_many(adapter.serve(inbound, shared.draining.clone()));
     Ok(Box::new(near))
 }

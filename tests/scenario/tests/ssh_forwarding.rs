@@ -143,7 +143,10 @@ fn nothing_is_left_when_the_client_goes(cluster: &Cluster) {
     let (echo, port) = (EchoServer::start(), free_port());
     let forward = format!("{port}:{}", echo.address());
     let client = ssh(cluster).run("web-1", &["-N", "-R", &forward], "").start();
-    drop(wait_for_echo(client, port));
+    let mut client = wait_for_echo(client, port);
+    // Killed without a word it would be waited for.
+    client.signal(nix::sys::signal::Signal::SIGTERM);
+    let _ended = client.wait();
     wait_until("the forwarded port to be closed", || TcpStream::connect(port).is_err());
     let left = wayleave_scenario::listening_ports(cluster.nodes[0].daemon.pid());
     wait_until("the agent to listen nowhere", || {

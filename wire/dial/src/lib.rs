@@ -35,6 +35,20 @@ pub struct DialRequest {
     /// Asks the proxy that answers to report the way it took in `DialResponse::Established`.
     #[serde(default)]
     pub report_route: bool,
+    /// Asks the agent for a stream that can be resumed; what follows the answer is frames then (`wire/resume`). Proxies
+    /// pass it on. An agent that cannot do it answers [`DialRefusal::Invalid`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Resume>,
+}
+
+/// What a resumable stream begins as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resume {
+    /// A new stream.
+    New,
+    /// A stream that lost its connection.
+    Reattach,
 }
 
 /// The resource that is wanted.
@@ -222,6 +236,7 @@ mod tests {
             trace_id: TraceId::from_random([1; 16]),
             from_peer: false,
             report_route: false,
+            resume: None,
         }
     }
 
@@ -243,6 +258,15 @@ mod tests {
             include_str!("../golden/dial_request_app_v1.json").trim_end()
         );
         assert_eq!(decode_body::<DialRequest>(&bytes[2..]).unwrap().target.name().as_str(), "db-1");
+    }
+
+    #[test]
+    fn a_request_for_a_resumable_stream_looks_as_the_golden_file_says() {
+        let bytes = encode(&DialRequest { resume: Some(Resume::Reattach), ..request() }).unwrap();
+        assert_eq!(
+            std::str::from_utf8(&bytes[2..]).unwrap(),
+            include_str!("../golden/dial_request_reattach_v1.json").trim_end()
+        );
     }
 
     #[test]

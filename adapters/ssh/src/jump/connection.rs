@@ -248,6 +248,7 @@ impl JumpConnection {
             trace_id: TraceId::from_random(random_bytes()),
             from_peer: false,
             report_route: false,
+            resume: None,
         };
         let dialer = self.dialer.clone();
         core.start(async move {

@@ -66,6 +66,8 @@ pub(crate) enum AdmissionError {
     NoPolicy,
     #[error("the agent is shutting down")]
     ShuttingDown,
+    #[error("the roles want sessions to end with their connection")]
+    NotResumable,
 }
 
 impl AdmissionError {
@@ -80,6 +82,7 @@ impl AdmissionError {
             Self::OtherAccount => None,
             Self::NoPolicy => Some("this node has no policy yet; try again".to_owned()),
             Self::ShuttingDown => Some("this node is shutting down; try again".to_owned()),
+            Self::NotResumable => Some("your roles want sessions to end with their connection".to_owned()),
         }
     }
 }
@@ -206,6 +209,29 @@ impl NodeConnection {
             return Err(Refused::new("the agent is shutting down", "the service is shutting down"));
         }
         self.decide(&user.principal, &user.login, now).map_err(|error| {
+            let text = error.user_text().unwrap_or_else(|| "access denied".to_owned());
+            Refused { reason: error.to_string(), text }
+        })
+    }
+
+    /// Whether a user may go on with this connection after it was lost: the one who is logged in, judged as for a new
+    /// connection, with the certificate that he presents now.
+    pub(crate) fn may_resume(&self, user: &UserPrincipal, now: Wall) -> Result<(), Refused> {
+        let (name, login) = match &self.stage {
+            Stage::Unauthenticated => {
+                return self.node.max_detached_of(user).map(|_| ()).map_err(Refused::plain);
+            }
+            Stage::Admitting(candidate) => (&candidate.principal.name, &candidate.login),
+            Stage::Admitted(admitted) => (&admitted.principal.name, &admitted.login),
+        };
+        if *name != user.name {
+            let reason = format!("{} wants to go on with a connection of {name}", user.name);
+            return Err(Refused { reason, text: "this is not your session".to_owned() });
+        }
+        let decided = self.decide(user, login, now).and_then(|permit| {
+            if permit.options().max_detached.0.is_zero() { Err(AdmissionError::NotResumable) } else { Ok(()) }
+        });
+        decided.map_err(|error| {
             let text = error.user_text().unwrap_or_else(|| "access denied".to_owned());
             Refused { reason: error.to_string(), text }
         })

@@ -15,9 +15,10 @@ use crate::pump::PumpEnd;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::net::UnixStream;
+use tokio::sync::mpsc::Receiver;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use wayleave_audit::{Event as AuditEvent, PortAction, Text};
-use wayleave_net::BoxStream;
+use wayleave_net::{BoxStream, ResumptionEvent};
 use wayleave_os::{Account, AccountError, SpawnError, UserListener};
 use wayleave_runtime::{Shutdown, random_bytes};
 use wayleave_session::{Effect, EndReason};
@@ -94,6 +95,8 @@ pub(crate) enum Done {
     Incoming(Incoming),
     /// An event that nothing waits for was written.
     Noted,
+    /// Something happened to the stream, and where the next such news comes from.
+    Resumption(ResumptionEvent, Receiver<ResumptionEvent>),
 }
 
 /// What decisions depend on beside the user.
@@ -303,6 +306,7 @@ impl Application for NodeConnection {
             Done::Listening(listening) => self.on_listening(core, listening),
             Done::Incoming(incoming) => self.on_incoming(core, incoming),
             Done::Noted => {}
+            Done::Resumption(event, events) => self.on_resumption(core, event, events),
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! `connection` is the application on a connection; it hands each concern to its module: `admission` (who
 //! comes in), `sessions` and `request` (shells, commands, file transfer), `forwarding_local` (`-L`),
-//! `forwarding_remote` (`-R`), `agent_forwarding` (`-A`), `events` and `forwarded` (what is audited).
+//! `forwarding_remote` (`-R`), `agent_forwarding` (`-A`), `resumption` (the stream was lost, or is back), `events` and
+//! `forwarded` (what is audited).
 
 mod address_policy;
 mod admission;
@@ -15,6 +16,7 @@ mod forwarding_local;
 mod forwarding_remote;
 mod process;
 mod request;
+mod resumption;
 mod sessions;
 
 pub(crate) use address_policy::refusal as refused_address;
@@ -31,6 +33,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tracing::Instrument;
 use wayleave_dial::{DialRequest, DialTarget};
+use wayleave_identity::UserPrincipal;
 use wayleave_net::{Adapter, Inbound};
 use wayleave_os::Launcher;
 use wayleave_policy::Settings;
@@ -123,7 +126,7 @@ impl NodeAdapter {
     }
 
     async fn serve_stream(self: Arc<Self>, inbound: Inbound, shutdown: Shutdown) {
-        let Some(server) = self.server_config() else {
+        let Some(mut server) = self.server_config() else {
             tracing::warn!("an SSH connection came before there is a host certificate");
             return;
         };
@@ -132,7 +135,14 @@ impl NodeAdapter {
             return;
         };
         let facts = ConnectionFacts { client: inbound.request.client_address };
+        if inbound.resumption.is_some() {
+            // The stream sees to its own life, and may wait for longer than SSH would.
+            server.timing.keepalive = None;
+        }
         let mut core = Core::server(&server, self.config.clock.clone());
+        if let Some(events) = inbound.resumption {
+            core.start(resumption::next(events));
+        }
         let application = connection::NodeConnection::new(self, facts, slot, &shutdown, &mut core);
         driver::run(inbound.stream, core, application).await;
     }
@@ -145,6 +155,10 @@ impl Adapter for NodeAdapter {
             DialTarget::Ssh { .. } => request.host_id.is_none_or(|id| id == self.config.host_id),
             DialTarget::App { .. } => false,
         }
+    }
+
+    fn max_detached(&self, user: &UserPrincipal) -> Result<Duration, String> {
+        self.max_detached_of(user)
     }
 
     fn serve(self: Arc<Self>, inbound: Inbound, shutdown: Shutdown) -> BoxFuture<'static, ()> {

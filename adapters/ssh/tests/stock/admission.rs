@@ -227,8 +227,8 @@ fn o_a_proxy_that_lies_about_the_user_gains_nothing() {
             request.target = wayleave_dial::DialTarget::Ssh { node: "alice".parse().unwrap() };
             request.from_peer = true;
             request.report_route = true;
-            let stream = Box::new(stream);
-            adapter.serve(Inbound { stream, request }, wayleave_runtime::Shutdown::new()).await;
+            let inbound = Inbound { stream: Box::new(stream), request, resumption: None };
+            adapter.serve(inbound, wayleave_runtime::Shutdown::new()).await;
         });
 
         let output = world.ssh("mallory", &["-o", &port]).arg("echo in").output().await.unwrap();

@@ -243,7 +243,7 @@ impl Dialer for ToNode {
             }
             let (near, far) = tokio::io::duplex(64 * 1024);
             let client = request.client_address.unwrap();
-            let inbound = Inbound { stream: Box::new(far), request: dial_request(client) };
+            let inbound = Inbound { stream: Box::new(far), request: dial_request(client), resumption: None };
             self.tasks.spawn_many(self.adapter.clone().serve(inbound, Shutdown::new()));
             let id = crate::world::host_id();
             let route = DialRoute { ingress_proxy: id, home_proxy: id, agent: id };

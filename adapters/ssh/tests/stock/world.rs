@@ -350,7 +350,8 @@ async fn serve(tasks: &TaskGroup, adapter: Arc<NodeAdapter>) -> SocketAddr {
     tasks.spawn("listener", async move {
         while let Some(Ok((stream, client))) = shutdown.until(listener.accept()).await {
             wayleave_net::tune(&stream);
-            let inbound = Inbound { stream: Box::new(stream), request: dial_request(client) };
+            let inbound =
+                Inbound { stream: Box::new(stream), request: dial_request(client), resumption: None };
             group.spawn_many(adapter.clone().serve(inbound, shutdown.clone()));
         }
     });
@@ -366,6 +367,7 @@ pub(crate) fn dial_request(client: SocketAddr) -> DialRequest {
         trace_id: TraceId::from_random(random_bytes()),
         from_peer: false,
         report_route: false,
+        resume: None,
     }
 }
 

@@ -33,6 +33,7 @@ pub(super) async fn dial(identity: &Identity, proxy: &HostPort, node: &str) -> a
         trace_id: TraceId::from_random(random_bytes()),
         from_peer: false,
         report_route: true,
+        resume: None,
     };
     let asked = Instant::now();
     write_message(&mut stream, &request).await?;

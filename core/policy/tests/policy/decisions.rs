@@ -239,11 +239,11 @@ fn options_merge_as_the_field_does() {
     let policy = policy(&[
         role(
             "a",
-            "{options: {max_session_ttl: 8h, forward_agent: yes, port_forwarding: no, ssh_file_copy: yes, max_sessions: 5, client_idle_timeout: 1h}}",
+            "{options: {max_session_ttl: 8h, forward_agent: yes, port_forwarding: no, ssh_file_copy: yes, max_sessions: 5, client_idle_timeout: 1h, max_detached: 10m}}",
         ),
         role(
             "b",
-            "{options: {max_session_ttl: 4h, forward_agent: no, port_forwarding: no, ssh_file_copy: no, disconnect_expired_cert: yes, lock: strict, max_sessions: 9}}",
+            "{options: {max_session_ttl: 4h, forward_agent: no, port_forwarding: no, ssh_file_copy: no, disconnect_expired_cert: yes, lock: strict, max_sessions: 9, max_detached: 20m}}",
         ),
         role("c", "{}"),
     ]);
@@ -252,6 +252,7 @@ fn options_merge_as_the_field_does() {
     assert_eq!(both.max_session_ttl, Some("4h".parse::<Ttl>().unwrap()));
     assert_eq!(both.client_idle_timeout, Some("1h".parse::<Ttl>().unwrap()));
     assert_eq!(both.max_sessions.map(|n| n.get()), Some(5));
+    assert_eq!(both.max_detached, "10m".parse().unwrap());
     assert!(
         both.forward_agent && !both.port_forwarding && !both.ssh_file_copy && both.disconnect_expired_cert
     );

@@ -63,10 +63,17 @@ fn options() -> impl Strategy<Value = String> {
     let flag = || prop_oneof![Just("null"), Just("yes"), Just("no")];
     let ttl = || prop_oneof![Just("null"), Just("1h"), Just("2h")];
     let count = || prop_oneof![Just("null"), Just("1"), Just("2")];
-    (flag(), flag(), flag(), flag(), ttl(), ttl(), count(), prop_oneof![Just("null"), Just("strict"), Just("best_effort")])
-        .prop_map(|(agent, port, copy, expired, max, idle, count, lock)| {
+    let lock = prop_oneof![Just("null"), Just("strict"), Just("best_effort")];
+    let detached = prop_oneof![
+        Just(""),
+        Just(", max_detached: 1m"),
+        Just(", max_detached: 5m"),
+        Just(", max_detached: 1h")
+    ];
+    (flag(), flag(), flag(), flag(), ttl(), ttl(), count(), lock, detached)
+        .prop_map(|(agent, port, copy, expired, max, idle, count, lock, detached)| {
             format!(
-                "{{forward_agent: {agent}, port_forwarding: {port}, ssh_file_copy: {copy}, disconnect_expired_cert: {expired}, max_session_ttl: {max}, client_idle_timeout: {idle}, max_sessions: {count}, lock: {lock}}}"
+                "{{forward_agent: {agent}, port_forwarding: {port}, ssh_file_copy: {copy}, disconnect_expired_cert: {expired}, max_session_ttl: {max}, client_idle_timeout: {idle}, max_sessions: {count}, lock: {lock}{detached}}}"
             )
         })
 }
@@ -153,6 +160,7 @@ fn no_laxer(new: &SessionOptions, old: &SessionOptions) -> bool {
         && new.lock >= old.lock
         && no_more(ms(new.max_session_ttl), ms(old.max_session_ttl))
         && no_more(ms(new.client_idle_timeout), ms(old.client_idle_timeout))
+        && new.max_detached <= old.max_detached
         && no_more(new.max_sessions.map(|n| n.get().into()), old.max_sessions.map(|n| n.get().into()))
 }
 

@@ -4,7 +4,11 @@ use crate::reader::{At, Fields};
 use crate::tree::Value;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU32;
+use std::time::Duration;
 use wayleave_vocab::Ttl;
+
+/// Longest `max_detached`: sessions that nobody comes back for keep memory and count against limits.
+const MAX_DETACHED_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// What happens to new sessions when the agent's view of locks is old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -69,6 +73,10 @@ pub struct RoleOptions {
     /// Most connections of one user; 0 is absence; merges to the fewest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<NonZeroU32>,
+    /// How long a session waits for its client after the connection was lost; default five minutes, `0s` is not at all;
+    /// merges to the shortest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_detached: Option<Ttl>,
     /// X11 forwarding; default no; one yes is enough.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub permit_x11_forwarding: Option<bool>,
@@ -101,6 +109,7 @@ impl RoleOptions {
         let disconnect_expired_cert = fields.optional("disconnect_expired_cert", At::flag);
         let max_sessions = fields.or_default("max_sessions", limit);
         let max_connections = fields.or_default("max_connections", limit);
+        let max_detached = fields.optional("max_detached", detached);
         let permit_x11_forwarding = fields.optional("permit_x11_forwarding", At::flag);
         let lock = fields.optional("lock", LockingMode::read);
         let record_session = fields.optional("record_session", RecordSession::read);
@@ -115,6 +124,7 @@ impl RoleOptions {
             disconnect_expired_cert: disconnect_expired_cert?,
             max_sessions: max_sessions?,
             max_connections: max_connections?,
+            max_detached: max_detached?,
             permit_x11_forwarding: permit_x11_forwarding?,
             lock: lock?,
             record_session: record_session?,
@@ -148,6 +158,15 @@ fn recording_mode(at: &At<'_>) -> Option<RecordingMode> {
 
 fn limit(at: &At<'_>) -> Option<Option<NonZeroU32>> {
     at.number::<u32>("a whole number, 0 for no limit").map(NonZeroU32::new)
+}
+
+/// No time at all is a value here: such sessions end with their connection.
+fn detached(at: &At<'_>) -> Option<Ttl> {
+    let ttl: Ttl = at.parse()?;
+    if ttl.0 > MAX_DETACHED_MAX {
+        return at.fail(format_args!("a lost session waits for {} at most", Ttl(MAX_DETACHED_MAX)));
+    }
+    Some(ttl)
 }
 
 /// True if the value is one of the words.

@@ -9,6 +9,9 @@ mod transfer;
 use crate::access::Access;
 use crate::cli::GlobalArgs;
 use crate::failure::{Exit, Failure};
+use crate::resuming::Voice;
+use crate::signals::Ending;
+use crate::ssh::connect::NodeConnection;
 use crate::ssh::{connect, login};
 use place::{Place, Plan};
 use session::SftpSession;
@@ -40,20 +43,29 @@ pub(crate) struct ScpArgs {
 }
 
 pub(crate) async fn scp(args: ScpArgs, global: &GlobalArgs) -> Result<Exit, Failure> {
-    let plan = Plan::new(args.places)?;
-    let access = Access::find(global)?;
-    let destination = plan.destination();
-    let node = destination.node(&access.identity.parts().cluster)?;
-    let login = login(destination, args.login.as_deref(), &access.identity)?;
-    let driver = connect::connect(&access, &node, &login).await?;
-    let session = SftpSession::open(driver).await?;
     let options = Options {
         is_recursive: args.recursive,
         is_preserving: args.preserve,
         shows_progress: !args.quiet && rustix::termios::isatty(rustix::stdio::stderr()),
     };
+    let plan = Plan::new(args.places)?;
+    let access = Access::find(global)?;
+    let destination = plan.destination();
+    let node = destination.node(&access.identity.parts().cluster)?;
+    let login = login(destination, args.login.as_deref(), &access.identity)?;
+    let mut ending = Ending::watch().map_err(Failure::doing("cannot watch for signals"))?;
+    let copying = async {
+        let driver = connect::connect(&access, &node, &login, Voice::Quiet).await?;
+        copy(&plan, options, driver).await
+    };
+    // Cut short, the connection tells the node so when it is dropped.
+    ending.until(copying).await.unwrap_or_else(|| Err(Failure::failed("interrupted")))
+}
+
+async fn copy(plan: &Plan, options: Options, driver: NodeConnection) -> Result<Exit, Failure> {
+    let session = SftpSession::open(driver).await?;
     let mut transfer = Transfer::new(session, options);
-    let result = match &plan {
+    let result = match plan {
         Plan::Upload { sources, target, .. } => transfer.upload_all(sources, target).await,
         Plan::Download { sources, target, .. } => transfer.download_all(sources, target).await,
     };

@@ -1,10 +1,11 @@
 //! From a node's name to an authenticated SSH connection: the stream through the proxies, the host's certificate, ours.
 
 use crate::access::Access;
-use crate::dial::{NodeStream, dial_target};
+use crate::dial::{Dialled, NodeStream, Proxies, dial_target};
 use crate::failure::{Exit, Failure};
 use crate::moment;
 use crate::output::note;
+use crate::resuming::{self, Opened, Voice};
 use crate::ssh::driver::{Driver, DriverError, Notice};
 use wayleave_dial::DialTarget;
 use wayleave_identity::{Principal, SSH_EXTENSION};
@@ -25,8 +26,10 @@ pub(crate) async fn connect(
     access: &Access,
     node: &NodeName,
     login: &str,
+    voice: Voice,
 ) -> Result<NodeConnection, Failure> {
-    connect_to(access, DialTarget::Ssh { node: node.clone() }, login).await
+    let opened = resuming::open(access, node, voice).await?;
+    begin(access, opened, node, login).await
 }
 
 /// The same for anything that speaks SSH on its stream.
@@ -35,12 +38,24 @@ pub(crate) async fn connect_to(
     target: DialTarget,
     login: &str,
 ) -> Result<NodeConnection, Failure> {
-    let (stream, _) = dial_target(access, &target, false).await?;
-    let node = target.name();
+    let Dialled { stream, .. } = dial_target(access, &Proxies::of(access)?, &target, None).await?;
+    begin(access, Opened { stream, is_resumable: false }, target.name(), login).await
+}
+
+async fn begin(
+    access: &Access,
+    opened: Opened,
+    node: &NodeName,
+    login: &str,
+) -> Result<NodeConnection, Failure> {
+    let Opened { stream, is_resumable } = opened;
     let mut config = ClientConfig::new(login.to_owned(), vec![access.identity.ssh().clone()]);
     // Only a certificate of the cluster says which node this is.
     config.host_key_algorithms = vec![PublicKeyAlgorithm::certificate(SignatureAlgorithm::Ed25519)];
     config.limits.window_bytes = WINDOW_BYTES;
+    if is_resumable {
+        config.timing.keepalive = None;
+    }
     let mut driver = Driver::new(stream, &config);
     loop {
         match driver.next().await.map_err(login_failure)? {

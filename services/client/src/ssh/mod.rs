@@ -19,9 +19,12 @@ use crate::dial::Destination;
 use crate::failure::{Exit, Failure};
 use crate::identity_file::Identity;
 use crate::output::note;
+use crate::resuming::Voice;
+use crate::terminal;
 use forward::{DynamicSpec, ForwardSpec};
 use session::Session;
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use wayleave_ssh::TcpEndpoint;
 use wayleave_vocab::Login;
 
@@ -85,7 +88,12 @@ pub(crate) async fn ssh(args: SshArgs, global: &GlobalArgs) -> Result<Exit, Fail
     }
     let node = args.destination.node(&access.identity.parts().cluster)?;
     let login = login(&args.destination, args.login.as_deref(), &access.identity)?;
-    let driver = connect::connect(&access, &node, &login).await?;
+    let voice = if terminal::is_terminal() && std::io::stderr().is_terminal() {
+        Voice::Terminal
+    } else {
+        Voice::Quiet
+    };
+    let driver = connect::connect(&access, &node, &login, voice).await?;
     Session::new(driver, args, node.to_string()).run().await
 }
 

@@ -153,6 +153,7 @@ pub(crate) fn request(node: &str) -> DialRequest {
         trace_id: TraceId::from_random([1; 16]),
         from_peer: false,
         report_route: true,
+        resume: None,
     }
 }
 

@@ -20,7 +20,7 @@ use wayleave_api::auth::{
     BeginIncarnationRequest, PolicySnapshot, ProxyRecord, RegisterRequest, RouteUpdate, WatchClusterRequest,
 };
 use wayleave_api::{ALPN_AUTH, ALPN_DIAL, ALPN_TUNNEL, CONTROL_VERSION};
-use wayleave_dial::{DialRequest, DialResponse, DialTarget, VERSION};
+use wayleave_dial::{DialRequest, DialResponse, DialTarget, Resume, VERSION};
 use wayleave_keystore::{ClientAuth, Credentials, TrustStore, client_config, server_config};
 use wayleave_mux::{Class, Config, Role};
 use wayleave_net::{BoxStream, Tunnel, TunnelEvent, read_message, splice, write_message};
@@ -159,7 +159,7 @@ impl Liar {
 
     /// Opens a stream on an agent's tunnel and gives the agent's answer.
     pub(crate) fn ask(&self, detour: Detour) -> DialResponse {
-        self.block_on(async { self.state.open(detour).await.1 })
+        self.block_on(async { self.state.open(detour, None).await.1 })
     }
 
     /// A port of this machine that leads into an agent, as if a client had come.
@@ -173,7 +173,7 @@ impl Liar {
             while let Ok((client, _)) = listener.accept().await {
                 let owner = owner.clone();
                 owner.clone().tasks.spawn_many(async move {
-                    let (stream, _) = owner.open(detour).await;
+                    let (stream, _) = owner.open(detour, None).await;
                     let _ended = splice::<TcpStream, BoxStream>(client, stream).await;
                 });
             }
@@ -211,15 +211,15 @@ impl State {
 
     /// Says that it did what it was asked for, and does something else.
     async fn serve_client(self: Arc<Self>, mut client: BoxStream) {
-        let Ok(_asked) = read_message::<DialRequest, _>(&mut client, PATIENCE).await else { return };
+        let Ok(asked) = read_message::<DialRequest, _>(&mut client, PATIENCE).await else { return };
         let detour = *self.detour.lock().unwrap();
         let Some(detour) = detour else { return };
-        let (stream, _) = self.open(detour).await;
+        let (stream, _) = self.open(detour, asked.resume).await;
         write_message(&mut client, &DialResponse::Established { route: None }).await.unwrap();
         let _ended = splice(client, stream).await;
     }
 
-    async fn open(&self, detour: Detour) -> (BoxStream, DialResponse) {
+    async fn open(&self, detour: Detour, resume: Option<Resume>) -> (BoxStream, DialResponse) {
         let tunnel = self.tunnels.lock().unwrap().get(&detour.tunnel).cloned().unwrap();
         let request = DialRequest {
             v: VERSION,
@@ -229,6 +229,7 @@ impl State {
             trace_id: TraceId::from_random([7; 16]),
             from_peer: false,
             report_route: false,
+            resume,
         };
         let mut stream = tunnel.open(Class::Interactive).unwrap();
         write_message(&mut stream, &request).await.unwrap();

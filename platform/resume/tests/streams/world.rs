@@ -1,0 +1,375 @@
+//! A cluster's authorities, an agent that echoes, a client, and the connections between them, which a test cuts.
+
+use futures::future::BoxFuture;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::{mpsc, watch};
+use wayleave_identity::{HostPrincipal, Principal, UserPrincipal};
+use wayleave_keystore::{Credentials, TlsKey, TrustStore, X509Authority, X509Request};
+use wayleave_net::{BoxStream, ResumptionEvent};
+use wayleave_resumable::{
+    Agent, AgentStream, Begun, Budget, ClientStream, News, Redial, RedialError, Resumptions,
+    ResumptionsConfig,
+};
+use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup};
+use wayleave_vocab::{ClusterName, HostId, SystemRole, Traits, UserName};
+
+/// What the agent tells of proxies.
+pub(crate) fn proxies() -> watch::Receiver<Vec<String>> {
+    watch::Sender::new(vec!["proxy.example.com:443".to_owned()]).subscribe()
+}
+
+const PIPE_BYTES: usize = 64 * 1024;
+
+pub(crate) struct Authorities {
+    cluster: ClusterName,
+    host: X509Authority,
+    user: X509Authority,
+}
+
+impl Authorities {
+    pub(crate) fn new() -> Self {
+        let now = SystemClock::new().wall();
+        Self {
+            cluster: ClusterName::parse("demo").unwrap(),
+            host: X509Authority::generate("host", [1; 16], now).unwrap(),
+            user: X509Authority::generate("user", [2; 16], now).unwrap(),
+        }
+    }
+
+    pub(crate) fn trust(&self) -> TrustStore {
+        let trust = TrustStore::empty();
+        trust.replace(&self.cluster, self.host.certificate_pem(), self.user.certificate_pem());
+        trust
+    }
+
+    pub(crate) fn user(&self, name: &str) -> Credentials {
+        let now = SystemClock::new().wall();
+        let principal = Principal::User(UserPrincipal {
+            name: UserName::parse(name).unwrap(),
+            cluster: self.cluster.clone(),
+            roles: [].into(),
+            logins: [].into(),
+            traits: Traits::new(),
+            local_admin: false,
+            not_after: now.after(Duration::from_secs(3600)),
+        });
+        issue(&self.user, &principal, &[])
+    }
+
+    pub(crate) fn host(&self, role: SystemRole, names: &[&str]) -> Credentials {
+        let now = SystemClock::new().wall();
+        let principal = Principal::Host(HostPrincipal {
+            host_id: HostId::from_random([3; 16]),
+            cluster: self.cluster.clone(),
+            system_roles: [role].into(),
+            not_after: now.after(Duration::from_secs(3600)),
+        });
+        issue(&self.host, &principal, names)
+    }
+}
+
+fn issue(authority: &X509Authority, principal: &Principal, names: &[&str]) -> Credentials {
+    let now = SystemClock::new().wall();
+    let key = TlsKey::generate().unwrap();
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let leaf = authority
+        .issue(&X509Request {
+            principal,
+            common_name: "test",
+            spki_der: &key.spki_der(),
+            dns_names: &names,
+            ip_addresses: &[],
+            not_before: now.before(Duration::from_secs(60)),
+            not_after: now.after(Duration::from_secs(3600)),
+            server: principal.as_user().is_none(),
+            client: true,
+            serial: [9; 16],
+        })
+        .unwrap();
+    Credentials::from_pem(&leaf, &key.to_pem()).unwrap()
+}
+
+/// What the agent's adapter says and hears.
+#[derive(Clone)]
+pub(crate) struct Policy {
+    /// The answer to a client that is back.
+    pub(crate) answer: Arc<Mutex<Result<(), String>>>,
+    pub(crate) max_detached: Arc<Mutex<Result<Duration, String>>>,
+    pub(crate) heard: Arc<Mutex<Vec<String>>>,
+}
+
+impl Policy {
+    fn new() -> Self {
+        Self {
+            answer: Arc::new(Mutex::new(Ok(()))),
+            max_detached: Arc::new(Mutex::new(Ok(Duration::from_secs(60)))),
+            heard: Arc::default(),
+        }
+    }
+
+    fn hear(&self, event: ResumptionEvent) {
+        let text = match event {
+            ResumptionEvent::Detached => "detached".to_owned(),
+            ResumptionEvent::Reattach { user, answer, .. } => {
+                let said = self.answer.lock().unwrap().clone();
+                let _ = answer.send(said);
+                format!("reattach {}", user.name)
+            }
+            ResumptionEvent::Refused { user, reason, .. } => {
+                format!("refused {}: {reason}", user.map(|user| user.to_string()).unwrap_or_default())
+            }
+            ResumptionEvent::Expired { answer } => {
+                let _ = answer.send(());
+                "expired".to_owned()
+            }
+        };
+        self.heard.lock().unwrap().push(text);
+    }
+
+    pub(crate) fn heard(&self) -> Vec<String> {
+        self.heard.lock().unwrap().clone()
+    }
+}
+
+/// What the network does with the connections, in turn; a connection beyond the list is left alone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fate {
+    /// So many bytes of each direction arrive, then it is cut.
+    CutAfter { to_agent: usize, to_client: usize },
+    /// It is cut when the test says so.
+    Stay,
+    /// It cannot be made.
+    Refuse,
+}
+
+pub(crate) struct World {
+    pub(crate) authorities: Authorities,
+    pub(crate) resumptions: Arc<Resumptions>,
+    pub(crate) policy: Policy,
+    pub(crate) tasks: TaskGroup,
+    pub(crate) fates: Arc<Mutex<VecDeque<Fate>>>,
+    /// What went to the agent, for each connection.
+    pub(crate) recorded: Arc<Mutex<Vec<Vec<u8>>>>,
+    cut: Arc<Mutex<Shutdown>>,
+    served: mpsc::Sender<AgentStream>,
+    pub(crate) streams: mpsc::Receiver<AgentStream>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let authorities = Authorities::new();
+        let resumptions = Resumptions::new(ResumptionsConfig {
+            credentials: authorities.host(SystemRole::Node, &["web-1", "web-1.demo"]),
+            trust: authorities.trust(),
+            clock: Arc::new(SystemClock::new()),
+            budget: Budget::default(),
+            proxies: proxies(),
+        });
+        let (served, streams) = mpsc::channel(8);
+        Self {
+            authorities,
+            resumptions,
+            policy: Policy::new(),
+            tasks: TaskGroup::new(),
+            fates: Arc::default(),
+            recorded: Arc::default(),
+            cut: Arc::new(Mutex::new(Shutdown::new())),
+            served,
+            streams,
+        }
+    }
+
+    pub(crate) fn fates(self, fates: impl IntoIterator<Item = Fate>) -> Self {
+        self.fates.lock().unwrap().extend(fates);
+        self
+    }
+
+    fn network(&self) -> Network {
+        Network {
+            resumptions: self.resumptions.clone(),
+            policy: self.policy.clone(),
+            tasks: self.tasks.clone(),
+            fates: self.fates.clone(),
+            recorded: self.recorded.clone(),
+            cut: self.cut.clone(),
+            served: self.served.clone(),
+        }
+    }
+
+    /// Cuts the connections that stay.
+    pub(crate) fn cut(&self) {
+        std::mem::take(&mut *self.cut.lock().unwrap()).request();
+    }
+
+    /// A client's stream; the agent's end is in [`World::streams`].
+    pub(crate) fn client(&self, user: &str) -> (ClientStream, Arc<Dialler>) {
+        let credentials = self.authorities.user(user);
+        let agent =
+            Agent { names: vec!["web-1".into()], role: SystemRole::Node, trust: self.authorities.trust() };
+        let dialler = Arc::new(Dialler {
+            network: self.network(),
+            credentials: Mutex::new(credentials.clone()),
+            news: Mutex::default(),
+        });
+        let connection = self.network().connect(true).unwrap();
+        let stream = ClientStream::new(connection, &credentials, agent, dialler.clone()).unwrap();
+        (stream, dialler)
+    }
+
+    /// A connection to the agent that wants a stream back, by hand.
+    pub(crate) fn raw(&self) -> BoxStream {
+        self.network().connect(false).unwrap()
+    }
+
+    /// Serves the agent's ends by sending everything back.
+    pub(crate) fn echo(&mut self) {
+        let mut streams = std::mem::replace(&mut self.streams, mpsc::channel(1).1);
+        let tasks = self.tasks.clone();
+        self.tasks.spawn("echo", async move {
+            while let Some(stream) = streams.recv().await {
+                tasks.spawn_many(async move {
+                    let (mut read, mut write) = tokio::io::split(stream);
+                    if tokio::io::copy(&mut read, &mut write).await.is_ok() {
+                        let _ = write.shutdown().await;
+                    }
+                });
+            }
+        });
+    }
+
+    /// Waits for the adapter to hear something.
+    pub(crate) async fn wait_heard(&self, what: &str) {
+        let hearing = async {
+            let mut looks = tokio::time::interval(Duration::from_millis(5));
+            while !self.policy.heard().iter().any(|heard| heard.contains(what)) {
+                looks.tick().await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(20), hearing).await;
+        waited.unwrap_or_else(|_| panic!("{what:?} is not among {:?}", self.policy.heard()));
+    }
+}
+
+struct Network {
+    resumptions: Arc<Resumptions>,
+    policy: Policy,
+    tasks: TaskGroup,
+    fates: Arc<Mutex<VecDeque<Fate>>>,
+    recorded: Arc<Mutex<Vec<Vec<u8>>>>,
+    cut: Arc<Mutex<Shutdown>>,
+    served: mpsc::Sender<AgentStream>,
+}
+
+impl Network {
+    fn connect(&self, is_new: bool) -> Option<BoxStream> {
+        let fate = self.fates.lock().unwrap().pop_front().unwrap_or(Fate::Stay);
+        let (near, client) = duplex(PIPE_BYTES);
+        let (agent, far) = duplex(PIPE_BYTES);
+        let limits = match fate {
+            Fate::CutAfter { to_agent, to_client } => (to_agent, to_client),
+            Fate::Stay => (usize::MAX, usize::MAX),
+            Fate::Refuse => return None,
+        };
+        let cut = self.cut.lock().unwrap().clone();
+        let number = {
+            let mut recorded = self.recorded.lock().unwrap();
+            recorded.push(Vec::new());
+            recorded.len() - 1
+        };
+        let recorded = self.recorded.clone();
+        self.tasks.spawn_many(async move { relay(client, agent, limits, cut, &recorded, number).await });
+        if is_new {
+            self.begin(Box::new(far));
+        } else {
+            let resumptions = self.resumptions.clone();
+            self.tasks.spawn_many(async move { resumptions.reattach(Box::new(far), None).await });
+        }
+        Some(Box::new(near))
+    }
+
+    fn begin(&self, far: BoxStream) {
+        let lifetime = self.policy.max_detached.clone();
+        let max_detached = Arc::new(move |_: &UserPrincipal| lifetime.lock().unwrap().clone());
+        let Begun { stream, mut events, keeper } = self.resumptions.begin(far, max_detached);
+        let (policy, served) = (self.policy.clone(), self.served.clone());
+        self.tasks.spawn_many(async move {
+            let _ = served.send(stream).await;
+            let hearing = async move {
+                while let Some(event) = events.recv().await {
+                    policy.hear(event);
+                }
+            };
+            tokio::join!(hearing, keeper);
+        });
+    }
+}
+
+/// Passes bytes on until a limit, an end or the cut.
+async fn relay(
+    client: DuplexStream,
+    agent: DuplexStream,
+    (to_agent, to_client): (usize, usize),
+    cut: Shutdown,
+    recorded: &Mutex<Vec<Vec<u8>>>,
+    number: usize,
+) {
+    let (mut client_read, mut client_write) = tokio::io::split(client);
+    let (mut agent_read, mut agent_write) = tokio::io::split(agent);
+    let up = pass(&mut client_read, &mut agent_write, to_agent, Some((recorded, number)));
+    let down = pass(&mut agent_read, &mut client_write, to_client, None);
+    // Whichever direction ends first, both ends are gone then.
+    let passing = async {
+        tokio::select! {
+            () = up => {}
+            () = down => {}
+        }
+    };
+    let _ = cut.until(passing).await;
+}
+
+async fn pass(
+    from: &mut (impl AsyncReadExt + Unpin),
+    to: &mut (impl AsyncWriteExt + Unpin),
+    mut left: usize,
+    record: Option<(&Mutex<Vec<Vec<u8>>>, usize)>,
+) {
+    let mut buffer = vec![0; 16 * 1024];
+    while left > 0 {
+        let Ok(read) = from.read(&mut buffer).await else { return };
+        let count = read.min(left);
+        if let Some((recorded, number)) = record {
+            recorded.lock().unwrap()[number].extend_from_slice(&buffer[..count]);
+        }
+        if read == 0 || to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+        left -= count;
+    }
+}
+
+/// The client's way to the agent.
+pub(crate) struct Dialler {
+    network: Network,
+    pub(crate) credentials: Mutex<Credentials>,
+    pub(crate) news: Mutex<Vec<News>>,
+}
+
+impl Redial for Dialler {
+    fn redial<'a>(
+        &'a self,
+        _: HostId,
+        proxies: &'a [String],
+    ) -> BoxFuture<'a, Result<(BoxStream, Credentials), RedialError>> {
+        assert_eq!(proxies, ["proxy.example.com:443"]);
+        let made = self.network.connect(false).ok_or_else(|| RedialError::Again("no way".into()));
+        let credentials = self.credentials.lock().unwrap().clone();
+        Box::pin(async move { made.map(|stream| (stream, credentials)) })
+    }
+
+    fn tell(&self, news: &News) {
+        self.news.lock().unwrap().push(news.clone());
+    }
+}
