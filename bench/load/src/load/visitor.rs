@@ -97,6 +97,7 @@ pub(crate) async fn dial(stream: &mut BoxStream, node: &NodeName) -> Result<()> 
         trace_id: TraceId::from_random(random_bytes()),
         from_peer: false,
         report_route: false,
+        resume: None,
     };
     write_message(stream, &request).await?;
     match read_message(stream, ANSWER_TIMEOUT).await? {
