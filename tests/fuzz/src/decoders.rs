@@ -116,12 +116,6 @@ pub const TABLE: &[(&str, &str, Reached)] = &[
     ("services/client/src/ssh/forward.rs", "split", Not(TYPED)),
     ("services/client/src/users.rs", "parse_trait", Not(TYPED)),
     ("services/instance/src/join_token.rs", "parse", By("words")),
-    (
-        "services/proxy/src/peer/codec.rs",
-        "decode",
-        Not("takes bytes as they are; the message in front is the target dial's"),
-    ),
-    ("services/proxy/src/peer/codec.rs", "decoder", Not(SPLITS)),
     ("wire/dial/src/lib.rs", "decode_body", By("dial")),
     ("wire/http-proxy/src/answer.rs", "parse_answer", By("http_proxy")),
     ("wire/http-proxy/src/bypass.rs", "parse", By("http_proxy")),
