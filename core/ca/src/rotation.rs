@@ -229,7 +229,8 @@ mod tests {
         };
         let old = CertAuthoritySpec { active: vec![certified("a")], ..standby("a") };
         let chain = "-----BEGIN-----\nleaf\n-----END-----\n-----BEGIN-----\na\n-----END-----";
-        let is_current = |authority| is_issued_by_signer(chain, authority, SignerFor::Servers);
+        let is_current =
+            |authority: &CertAuthoritySpec| is_issued_by_signer(chain, authority, SignerFor::Servers);
         let mut authority = begin(&old, certified("b")).unwrap();
         assert!(is_current(&old) && is_current(&authority));
         authority = advance(&authority, RotationPhase::UpdateClients).unwrap();
