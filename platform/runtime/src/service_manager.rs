@@ -112,7 +112,7 @@ mod tests {
         let socket = connect(path.as_os_str()).unwrap();
         let manager = ServiceManager { socket: Some(socket), watchdog: Some(Duration::from_secs(10)) };
         assert_eq!(manager.alive_interval(), Some(Duration::from_secs(5)));
-        let mut heard = || {
+        let heard = || {
             let mut buffer = [0; 1024];
             let length = listening.recv(&mut buffer).unwrap();
             String::from_utf8(buffer[..length].to_vec()).unwrap()

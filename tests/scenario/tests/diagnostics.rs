@@ -196,8 +196,7 @@ fn metric_names(expression: &str) -> Vec<String> {
     }
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut names = Vec::new();
-    let mut words = rest.split(|c: char| !is_word(c)).filter(|word| !word.is_empty()).peekable();
-    while let Some(word) = words.next() {
+    for word in rest.split(|c: char| !is_word(c)).filter(|word| !word.is_empty()) {
         let is_function = rest.contains(&format!("{word}("));
         let is_other = ["and", "or", "unless", "sum", "offset", "15m"].contains(&word);
         let is_number = word.starts_with(|c: char| c.is_ascii_digit());

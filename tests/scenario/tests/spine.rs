@@ -105,7 +105,7 @@ fn c_what_happened_is_shown_to_auditors(cluster: &Cluster) {
     let _said = ssh.run("web-1", &[], "printf 12345678").output().succeeded();
     let events = |more: &[&str]| {
         let ls = cluster.way(&auditor, 1).args(["events", "ls", "--from", "10m", "--format", "json"]);
-        ls.args(more.iter().copied()).json().as_array().unwrap().clone()
+        ls.args(more.iter().copied()).json().as_array().expect("a list").clone()
     };
     wait_until("the end of the session to be in the log", || {
         let ends = events(&["--code", "T2004I", "--search", "web-1"]);
