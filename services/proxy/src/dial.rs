@@ -329,6 +329,9 @@ impl<'a> Run<'a> {
                 Err(offline(self.name.clone(), "no proxy holds a tunnel of it".to_owned()))
             }
             Outcome::Failed(DialError::Offline { tried }) => {
+                if let Some(refusal) = self.peers_own_words() {
+                    return Err(refusal);
+                }
                 let detail = self.account(&tried);
                 Err(offline(self.name.clone(), detail))
             }
@@ -337,6 +340,15 @@ impl<'a> Run<'a> {
                 Err(DialRefusal::TimedOut { detail })
             }
         }
+    }
+
+    /// Why a peer refused what it could reach: heard when no other way was left.
+    fn peers_own_words(&mut self) -> Option<DialRefusal> {
+        let says_why = |refusal: &DialRefusal| {
+            matches!(refusal, DialRefusal::Denied { .. } | DialRefusal::Invalid { .. })
+        };
+        let attempt = *self.final_words.iter().find(|(_, refusal)| says_why(refusal))?.0;
+        self.final_words.remove(&attempt)
     }
 
     /// What was tried, for the person who waits.

@@ -34,7 +34,7 @@ async fn watch(cluster: &Cluster, process: &Process) -> Watched {
 
 impl Watched {
     /// The next event that is wanted; others are passed over.
-    async fn next<T>(&mut self, wanted: impl Fn(Event) -> Option<T>) -> T {
+    async fn next<T>(&mut self, mut wanted: impl FnMut(Event) -> Option<T>) -> T {
         within(async {
             loop {
                 let event = self.stream.message().await.unwrap().unwrap().event.unwrap();
@@ -303,13 +303,23 @@ async fn j_a_role_that_is_taken_away_is_published_until_certificates_with_it_hav
     let put = |roles: &str| {
         format!("kind: user\nversion: v2\nmetadata: {{name: alice}}\nspec: {{roles: [{roles}]}}\n")
     };
-    let withdrawn = |event| match event {
-        Event::Snapshot(snapshot) => {
-            let snapshot = wayleave_ca::Snapshot::decode(&snapshot.payload).unwrap();
-            let entry = |w: &wayleave_ca::Withdrawal| (w.user.to_string(), w.role.to_string());
-            Some(snapshot.parts().withdrawn.iter().map(entry).collect::<Vec<_>>())
-        }
+    let mut held = watched.initial.iter().find_map(|event| match event {
+        Event::Snapshot(snapshot) => Some(wayleave_ca::Snapshot::decode(&snapshot.payload).unwrap()),
         _ => None,
+    });
+    let mut withdrawn = |event| {
+        let now = match event {
+            Event::Snapshot(snapshot) => wayleave_ca::Snapshot::decode(&snapshot.payload).unwrap(),
+            Event::Delta(delta) => {
+                let delta = wayleave_ca::Delta::decode(&delta.payload).unwrap();
+                held.as_ref().unwrap().apply(&delta).unwrap()
+            }
+            _ => return None,
+        };
+        let entry = |w: &wayleave_ca::Withdrawal| (w.user.to_string(), w.role.to_string());
+        let entries = now.parts().withdrawn.iter().map(entry).collect::<Vec<_>>();
+        held = Some(now);
+        Some(entries)
     };
     let taken = |roles: &[&str]| -> Vec<(String, String)> {
         roles.iter().map(|role| ("alice".to_owned(), (*role).to_owned())).collect()

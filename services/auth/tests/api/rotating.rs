@@ -114,7 +114,7 @@ async fn wait_offered(cluster: &Cluster, successions: usize, keys: usize) -> Pol
 
 fn keeper(directory: &tempfile::TempDir, keys: Vec<String>) -> PolicyKeeper {
     let name = ClusterName::parse("demo").unwrap();
-    let directory = IdentityDir::open(directory.path()).unwrap();
+    let directory = IdentityDir::open(&directory.path().join("identity")).unwrap();
     PolicyKeeper::open(directory, name, keys, TrustStore::empty()).unwrap()
 }
 

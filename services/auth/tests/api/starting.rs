@@ -14,7 +14,7 @@ async fn a_restart_finds_the_same_cluster() {
     assert_eq!(first.cluster_name, "demo");
     assert_eq!(first.ca_pins.len(), 1);
     assert_eq!((first.policy_generation, first.policy_counter), (1, 1));
-    assert_eq!(first.cas.len(), 3);
+    assert_eq!(first.cas.len(), 4);
     let (backend, clock, directory) = cluster.stop().await;
     let cluster = Cluster::start_on(backend, clock, directory, |_| {}).await;
     let second = cluster.admin().get_status(GetStatusRequest {}).await.unwrap().into_inner();
@@ -72,7 +72,7 @@ async fn m_private_keys_are_not_among_what_is_listed() {
         .unwrap()
         .into_inner()
         .json;
-    assert_eq!(authorities.len(), 3);
+    assert_eq!(authorities.len(), 4);
     assert!(authorities.iter().all(|json| !json.contains("PRIVATE")), "{authorities:?}");
 }
 

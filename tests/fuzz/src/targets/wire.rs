@@ -2,12 +2,13 @@
 
 use super::{CONNECTION, SMALL, lines, owned};
 use crate::{Target, text};
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use prost::Message;
 use std::time::Duration;
 use wayleave_api::{agent, auth};
 use wayleave_dial::{DialRequest, DialResponse, body_length, decode_body, encode};
 use wayleave_mux::{Config, Event, Mux, Role};
+use wayleave_resume_wire::Frame;
 use wayleave_vocab::Mono;
 
 pub(super) const TARGETS: &[Target] = &[
@@ -16,6 +17,7 @@ pub(super) const TARGETS: &[Target] = &[
     Target { name: "mux_acceptor", memory_bytes_max: CONNECTION, seeds: muxes, run: mux_acceptor },
     Target { name: "proxy_protocol", memory_bytes_max: SMALL, seeds: headers, run: header },
     Target { name: "http_proxy", memory_bytes_max: SMALL, seeds: answers, run: http_proxy },
+    Target { name: "resume", memory_bytes_max: SMALL, seeds: frames, run: frame },
     Target { name: "protobuf", memory_bytes_max: SMALL, seeds: messages, run: message },
 ];
 
@@ -35,6 +37,27 @@ fn dial(bytes: &[u8]) {
         assert_eq!(decode_body::<DialRequest>(&again[2..]).unwrap(), request);
     }
     let _ = decode_body::<DialResponse>(bytes);
+}
+
+/// The frames of resumable streams, from their golden file.
+fn frames() -> Vec<Vec<u8>> {
+    include_str!("../../../../wire/resume/golden/frames_v1.txt")
+        .lines()
+        .filter_map(|line| line.split_once(": "))
+        .map(|(_, hex)| {
+            let digits: Vec<u8> = hex.trim().chars().map(|c| c.to_digit(16).unwrap() as u8).collect();
+            digits.chunks_exact(2).map(|pair| pair[0] * 16 + pair[1]).collect()
+        })
+        .collect()
+}
+
+fn frame(bytes: &[u8]) {
+    let mut input = BytesMut::from(bytes);
+    while let Ok(Some(frame)) = Frame::decode(&mut input) {
+        if let Frame::Data { bytes } = frame {
+            input.advance(bytes.min(input.len()));
+        }
+    }
 }
 
 /// What each role says to the other while streams carry data.
