@@ -96,7 +96,7 @@ impl<'a> Forge<'a> {
         );
         let text = self.cluster.scene.program("sqlite3").arg("-readonly").arg(&database).arg(query).stdout();
         let record: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let seed = record["ssh_seed"].as_str().unwrap();
+        let seed = record["generations"][0]["ssh_seed"].as_str().unwrap();
         let bytes: Vec<u8> =
             (0..seed.len()).step_by(2).map(|at| u8::from_str_radix(&seed[at..at + 2], 16).unwrap()).collect();
         bytes.try_into().unwrap()
