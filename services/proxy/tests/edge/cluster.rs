@@ -17,7 +17,7 @@ use wayleave_runtime::{Shutdown, TaskGroup};
 use wayleave_vocab::{HostId, HostPort, NodeName, SystemRole, TraceId};
 
 /// No test waits longer than this for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 pub(crate) struct Cluster {
     pub(crate) authorities: Authorities,
