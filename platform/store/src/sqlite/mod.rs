@@ -160,7 +160,14 @@ impl Backend for SqliteBackend {
         match checked_limit(limit) {
             Ok(limit) => {
                 let (prefix, after) = (prefix.clone(), after.cloned());
-                self.reads.ask(move |reply| Read::Range { prefix, after, limit, reply })
+                let read = self.reads.ask(move |reply| Read::Range { prefix, after, limit, reply });
+                async move {
+                    let page: Page = read.await?;
+                    // A commit can be read before it is published, and a watch from there would be ahead.
+                    self.hub.reached(page.revision).await;
+                    Ok(page)
+                }
+                .boxed()
             }
             Err(error) => ready(Err(error)).boxed(),
         }
