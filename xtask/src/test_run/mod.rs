@@ -8,7 +8,7 @@
 //! | `WAYLEAVE_BIN_DIR` | finds `wayleave` and `way` there |
 //! | `WAYLEAVE_TEST_LOGS` | directory for the logs of daemons it starts |
 //! | `WAYLEAVE_CANARY_FILE` | appends every secret it used, one a line |
-//! | `WAYLEAVE_EXPECTED_ERRORS` | appends `part of a line`, or `file name<TAB>part of a line`, that may be an error |
+//! | `WAYLEAVE_EXPECTED_ERRORS` | appends `part of a line`, or `start of a file name<TAB>part of a line`, that may be an error |
 
 mod leftover;
 mod libtest;
