@@ -51,7 +51,7 @@ pub(crate) enum DialError {
     #[error("the proxy {wanted} was wanted, {found} answered")]
     OtherProxy { wanted: HostId, found: HostId },
     #[error("already connected to this proxy")]
-    AlreadyConnected(Connected),
+    AlreadyConnected(Connected, Surplus),
     #[error("the tunnel ended before the hello: {0}")]
     Closed(TunnelClosed),
     #[error("no hello within {} s", HELLO_TIMEOUT.as_secs())]
@@ -141,7 +141,7 @@ pub(crate) async fn dial(
         let reason = driver.run(on_event).await;
         let _ = sender.send(TunnelNews::Closed(reason)).await;
     });
-    let closer = CloseOnDrop(Some(tunnel.clone()));
+    let closer = Surplus(Some(tunnel.clone()));
     let hello = tokio::time::timeout(HELLO_TIMEOUT, first_hello(&mut news))
         .await
         .map_err(|_| DialError::NoHello)??;
@@ -150,7 +150,7 @@ pub(crate) async fn dial(
     }
     let proxy = Connected { proxy: proxy_id, incarnation: Incarnation(hello.incarnation) };
     if avoid.contains(&proxy) {
-        return Err(DialError::AlreadyConnected(proxy));
+        return Err(DialError::AlreadyConnected(proxy, closer));
     }
     // Only now, so that a proxy never sends streams on a tunnel that is not wanted.
     send_hello(shared, &tunnel);
@@ -158,16 +158,22 @@ pub(crate) async fn dial(
     Ok(Established { tunnel, proxy, hello, news })
 }
 
-/// Closes the tunnel of an attempt that is given up.
-struct CloseOnDrop(Option<Tunnel>);
+/// The tunnel of an attempt that is given up: dropping this closes it.
+pub(crate) struct Surplus(Option<Tunnel>);
 
-impl CloseOnDrop {
+impl std::fmt::Debug for Surplus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Surplus")
+    }
+}
+
+impl Surplus {
     fn keep(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for CloseOnDrop {
+impl Drop for Surplus {
     fn drop(&mut self) {
         if let Some(tunnel) = &self.0 {
             tunnel.close();

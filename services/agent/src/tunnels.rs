@@ -2,8 +2,8 @@
 
 use crate::proxy_list;
 use crate::service::{END_TIMEOUT, Shared};
-use crate::tunnel::{self, DialError, Established, TunnelNews, Waiting};
-use std::collections::BTreeMap;
+use crate::tunnel::{self, DialError, Established, Surplus, TunnelNews, Waiting};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -18,6 +18,8 @@ use wayleave_vocab::{HostId, HostPort, Mono};
 
 /// News of tunnels that wait to be handled.
 const NEWS_QUEUE: usize = 256;
+/// Connections kept for the sake of balancers that count them.
+const SURPLUS_MAX: usize = 8;
 /// The machine is asked at least this often, so that a clock that jumped is noticed.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 /// A policy that no proxy confirmed for this long is doubted; Auth signs a head every 15 s.
@@ -42,6 +44,7 @@ pub(crate) async fn run(shared: Arc<Shared>, shutdown: Shutdown) {
         tunnels: BTreeMap::new(),
         owners: BTreeMap::new(),
         dials: BTreeMap::new(),
+        surplus: VecDeque::new(),
         news: sender,
         has_told: false,
     };
@@ -80,6 +83,8 @@ struct Driver {
     /// Whose tunnels they are.
     owners: BTreeMap<TunnelId, HostId>,
     dials: BTreeMap<TunnelId, Shutdown>,
+    /// What led to proxies that are connected already, the newest last.
+    surplus: VecDeque<Surplus>,
     news: mpsc::Sender<News>,
     /// That no proxy is reached has been said.
     has_told: bool,
@@ -149,6 +154,7 @@ impl Driver {
             Ok(established) => {
                 tracing::info!(proxy = %established.proxy.proxy, "a tunnel is up");
                 self.shared.metrics.dials.increment();
+                self.surplus.clear();
                 self.pool.handle_dialled(id, established.proxy.proxy, established.proxy.incarnation, now);
                 self.tunnels.insert(id, established.tunnel);
                 self.owners.insert(id, established.proxy.proxy);
@@ -157,7 +163,8 @@ impl Driver {
                 }
                 self.listen(id, established.news);
             }
-            Err(DialError::AlreadyConnected(proxy)) => {
+            Err(DialError::AlreadyConnected(proxy, surplus)) => {
+                self.keep(surplus);
                 self.pool.handle_dial_failed(id, DialFailure::AlreadyConnected(proxy), now);
             }
             Err(error) => {
@@ -183,6 +190,15 @@ impl Driver {
                 self.pool.handle_dial_failed(id, DialFailure::Failed, now);
             }
         }
+    }
+
+    /// A balancer that counts connections leads to another proxy only while this one counts. The proxy ends it when it
+    /// has waited for the hello long enough.
+    fn keep(&mut self, surplus: Surplus) {
+        if self.surplus.len() == SURPLUS_MAX {
+            self.surplus.pop_front();
+        }
+        self.surplus.push_back(surplus);
     }
 
     fn said(&mut self, id: TunnelId, message: wayleave_api::agent::ProxyToAgent) {

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// An authority, a server `localhost` and a client `postgres`, as PEM files of mode 0600.
+/// An authority, a server at loopback and a client `postgres`, as PEM files of mode 0600.
 pub struct Certificates {
     /// The authority.
     pub authority: PathBuf,
@@ -25,8 +25,9 @@ impl Certificates {
         let key = KeyPair::generate().unwrap();
         let authority = params.self_signed(&key).unwrap().pem();
         let issuer = Issuer::new(params, key);
-        let issue = |name: &str, common_name: &str| {
-            let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let issue = |names: &[&str], common_name: &str| {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            let mut params = CertificateParams::new(names).unwrap();
             params.distinguished_name.push(DnType::CommonName, common_name);
             let key = KeyPair::generate().unwrap();
             let certificate = params.signed_by(&key, &issuer).unwrap().pem();
@@ -35,8 +36,8 @@ impl Certificates {
             (file("crt", &certificate), file("key", &key.serialize_pem()))
         };
         Self {
-            server: issue("localhost", "localhost"),
-            client: issue("client.invalid", "postgres"),
+            server: issue(&["localhost", "127.0.0.1"], "localhost"),
+            client: issue(&["client.invalid"], "postgres"),
             authority: write(directory.path(), "authority.crt", &authority),
             _directory: directory,
         }

@@ -1,4 +1,4 @@
-//! Clusters of two thousand seeds, with and without bugs.
+//! Clusters of ten thousand seeds, with and without bugs.
 //!
 //! `WAYLEAVE_SIM_SEED=n` runs one seed alone; `WAYLEAVE_SIM_SEEDS=n` runs the first n.
 
@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use wayleave_sim::{Coverage, Mutation, run};
 
 /// Seeds of an ordinary run.
-const SEEDS: u64 = 2000;
+const SEEDS: u64 = 10_000;
 /// A bug must be caught by one of the first seeds.
 const MUTATION_SEEDS: u64 = 1500;
 

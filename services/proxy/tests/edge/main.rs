@@ -10,6 +10,7 @@ mod fake_auth;
 mod locking;
 mod lying;
 mod peer_addresses;
+mod peer_load;
 mod peering;
 mod relaying;
 mod stalling;
