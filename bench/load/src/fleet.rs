@@ -163,8 +163,8 @@ async fn prepare(backend: PathBuf, nodes: u64) -> Result<Value> {
         for (ours, theirs) in
             [("certificate_pem", "x509_certificate_pem"), ("key_pem", "x509_private_key_pem")]
         {
-            let text =
-                record.get(theirs).with_context(|| format!("the {purpose} authority has no {theirs}"))?;
+            let signing = record.pointer(&format!("/generations/0/{theirs}"));
+            let text = signing.with_context(|| format!("the {purpose} authority has no {theirs}"))?;
             if let Some(all) = authorities.as_object_mut() {
                 all.insert(format!("{purpose}_{ours}"), text.clone());
             }

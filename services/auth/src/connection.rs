@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use wayleave_identity::{HostPrincipal, Principal, UserPrincipal};
 use wayleave_runtime::TaskGroup;
+use wayleave_vocab::SystemRole;
 
 /// Streams at once on one connection.
 const STREAMS_MAX: u32 = 256;
@@ -26,6 +27,8 @@ const STRANGER_WINDOW_BYTES: u32 = 64 * 1024;
 const PENDING_RESETS_MAX: usize = 64;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Both for proxies: routes are believed for as long as a proxy's stream seems to live.
+const PROXY_KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// HTTP/2 must have begun this long after TLS.
 const PREFACE_DEADLINE: Duration = Duration::from_secs(10);
 /// Bytes of the HTTP/2 client preface.
@@ -73,7 +76,7 @@ where
     let received = Arc::new(AtomicU64::new(0));
     let io = TokioIo::new(Counted { io, received: received.clone() });
     let shutdown = group.shutdown();
-    let builder = http2(stranger, group);
+    let builder = http2(&connection.identity, group);
     let mut http = std::pin::pin!(builder.serve_connection(io, gate.for_connection(connection)));
 
     let preface = async {
@@ -105,10 +108,18 @@ where
     }
 }
 
-fn http2(stranger: bool, group: TaskGroup) -> hyper::server::conn::http2::Builder<GroupExecutor> {
-    let (streams, window, stream_window) = match stranger {
-        true => (STRANGER_STREAMS_MAX, STRANGER_WINDOW_BYTES, STRANGER_WINDOW_BYTES),
-        false => (STREAMS_MAX, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES),
+fn http2(identity: &Identity, group: TaskGroup) -> hyper::server::conn::http2::Builder<GroupExecutor> {
+    let (streams, window, stream_window) = match identity {
+        Identity::Stranger => (STRANGER_STREAMS_MAX, STRANGER_WINDOW_BYTES, STRANGER_WINDOW_BYTES),
+        Identity::User(_) | Identity::Host(_) => (STREAMS_MAX, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES),
+    };
+    let (interval, timeout) = match identity {
+        Identity::Host(host) if host.system_roles.contains(&SystemRole::Proxy) => {
+            (PROXY_KEEP_ALIVE, PROXY_KEEP_ALIVE)
+        }
+        Identity::Stranger | Identity::User(_) | Identity::Host(_) => {
+            (KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
+        }
     };
     let mut builder = hyper::server::conn::http2::Builder::new(GroupExecutor(group));
     builder
@@ -119,8 +130,8 @@ fn http2(stranger: bool, group: TaskGroup) -> hyper::server::conn::http2::Builde
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
-        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+        .keep_alive_interval(interval)
+        .keep_alive_timeout(timeout);
     builder
 }
 

@@ -4,6 +4,7 @@ use crate::canary::canary;
 use crate::canary::note_canary;
 use crate::config_file::{AuthFile, NodeFile, ProxyFile, Way};
 use crate::daemon::Daemon;
+use crate::network::Host;
 use crate::port::free_port;
 use crate::program::{Output, Program};
 use crate::scene::Scene;
@@ -339,6 +340,27 @@ impl Cluster {
         daemon.start();
         self.proxies.push(Proxy { file, daemon });
         self.proxies.last_mut().unwrap()
+    }
+
+    /// Writes a proxy's file and starts it on a host, whose address it has.
+    pub fn add_proxy_at(&mut self, mut file: ProxyFile, host: &Host) -> &mut Proxy {
+        for address in [&mut file.web, &mut file.public, &mut file.ssh, &mut file.peer] {
+            address.set_ip(host.address());
+        }
+        let config = self.scene.write(&format!("{}.yaml", file.name), file.text());
+        let mut daemon = self.scene.daemon_by(&file.name, host.inside(self.scene.start_program(&config)));
+        daemon.start();
+        self.proxies.push(Proxy { file, daemon });
+        self.proxies.last_mut().unwrap()
+    }
+
+    /// Writes an agent's file and starts it on a host.
+    pub fn add_node_at(&mut self, file: NodeFile, host: &Host) -> &mut Node {
+        let config = self.scene.write(&format!("{}.yaml", file.name), file.text());
+        let mut daemon = self.scene.daemon_by(&file.name, host.inside(self.scene.start_program(&config)));
+        daemon.start();
+        self.nodes.push(Node { file, daemon });
+        self.nodes.last_mut().unwrap()
     }
 
     /// Writes an agent's file and starts it.

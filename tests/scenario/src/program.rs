@@ -76,6 +76,15 @@ impl Program {
         Self { path: path.as_ref().to_owned(), ..self.clone() }
     }
 
+    /// Started by another program, whose last arguments are this one and its arguments.
+    #[must_use]
+    pub fn within(mut self, path: &str, arguments: &[&str]) -> Self {
+        let inner = std::iter::once(self.path.into_os_string()).chain(self.arguments);
+        self.arguments = arguments.iter().map(OsString::from).chain(inner).collect();
+        self.path = path.into();
+        self
+    }
+
     /// Adds an argument.
     #[must_use]
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {

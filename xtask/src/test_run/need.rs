@@ -15,7 +15,7 @@ struct Need {
     package: &'static str,
 }
 
-const NEEDS: [Need; 15] = [
+const NEEDS: [Need; 16] = [
     Need { program: "ssh", package: "openssh-client" },
     Need { program: "ssh-keygen", package: "openssh-client" },
     Need { program: "sftp", package: "openssh-client" },
@@ -30,6 +30,7 @@ const NEEDS: [Need; 15] = [
     Need { program: "openssl", package: "openssl" },
     Need { program: "faketime", package: "faketime" },
     Need { program: "tinyproxy", package: "tinyproxy-bin" },
+    Need { program: "ip", package: "iproute2" },
     Need { program: "haproxy", package: "haproxy" },
 ];
 

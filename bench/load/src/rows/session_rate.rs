@@ -55,7 +55,7 @@ pub(super) fn measure(place: &mut Place<'_>) -> Result<Findings> {
         "MiB/session",
         memories.iter().map(|m| m.children_mib).collect(),
     )?;
-    findings.notes.push(format!("Memory with {OPEN} sessions open that run `sleep`."));
+    findings.notes.push(format!("Memory with {OPEN} sessions open that run `cat`."));
     findings.judgements.extend([
         Judgement::at_least(rate.name.clone(), rate.median, PER_SECOND_MIN).in_unit("1/s"),
         Judgement::at_most(cpu.name.clone(), cpu.median, CPU_MAX_MS).in_unit("ms"),
@@ -131,7 +131,7 @@ fn open_sessions(field: &Field) -> Result<OpenMemory> {
     let commands = descendants(agent)
         .into_iter()
         .filter(|pid| {
-            crate::proc_fs::name(*pid).is_ok_and(|name| matches!(name.as_str(), "sleep" | "sh" | "dash"))
+            crate::proc_fs::name(*pid).is_ok_and(|name| matches!(name.as_str(), "cat" | "sh" | "dash"))
         })
         .filter_map(|pid| Some(memory(pid).ok()?.anonymous_mib))
         .sum::<f64>();
@@ -145,14 +145,15 @@ struct Client(Child);
 impl Client {
     fn open(field: &Field) -> Result<Self> {
         let mut command = field.peered.site.way_ssh(field.peered.home().web, NODE);
-        command.arg("exec sleep 600").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.arg("exec cat").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(Self(command.spawn().context("way ssh")?))
     }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        // Killed, it would leave a session that waits for it to come back.
+        drop(self.0.stdin.take());
         let _ = self.0.wait();
     }
 }

@@ -5,6 +5,7 @@ use crate::cluster::{Cluster, PATIENCE, Proxy, check_echo, request};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::AsyncWriteExt;
+use tokio::task::JoinSet;
 use wayleave_net::{Stream, connect_tls, write_message};
 use wayleave_vocab::HostId;
 
@@ -38,15 +39,13 @@ async fn two_thousand_streams_go_to_one_peer_at_the_same_time() {
     let (home, ingress) = (roomy(&cluster, 1).await, Arc::new(roomy(&cluster, 2).await));
     let agent = Agent::connect(&cluster, &home.web, node()).await;
     drop(cluster.reach(&ingress, "web-1").await);
-    let opening = (0..STREAMS).map(|_| {
+    let mut opening = JoinSet::new();
+    for _ in 0..STREAMS {
         let (cluster, ingress) = (cluster.clone(), ingress.clone());
-        tokio::spawn(async move { cluster.dial(&ingress, "web-1").await.map_err(|r| format!("{r:?}")) })
-    });
-    let mut streams = Vec::new();
-    for opened in opening.collect::<Vec<_>>() {
-        let opened = tokio::time::timeout(PATIENCE, opened).await.expect("every dial ends in time");
-        streams.push(opened.unwrap().expect("no dial is refused"));
+        opening.spawn(async move { cluster.dial(&ingress, "web-1").await.expect("no dial is refused") });
     }
+    let opened = tokio::time::timeout(PATIENCE, opening.join_all()).await;
+    let mut streams = opened.expect("every dial ends in time");
     assert!(agent.tunnel.stream_count() >= STREAMS);
     for stream in &mut streams {
         check_echo(&mut **stream).await;
@@ -61,19 +60,18 @@ async fn readers_that_stall_hold_up_nobody_else() {
     let _agent = Agent::connect(&cluster, &home.web, node()).await;
     let mut good = cluster.reach(&ingress, "web-1").await;
     let sent = Arc::new(AtomicUsize::new(0));
-    let mut stalled = Vec::new();
+    let mut stalled = JoinSet::new();
     for _ in 0..STALLED {
         let mut stream = cluster.dial(&ingress, "web-1").await.unwrap();
         let sent = sent.clone();
-        stalled.push(tokio::spawn(async move { send_without_reading(&mut *stream, &sent).await }));
+        stalled.spawn(async move { send_without_reading(&mut *stream, &sent).await });
     }
     for _ in 0..ROUND_TRIPS {
         check_echo(&mut *good).await;
         check_echo(&mut *cluster.dial(&ingress, "web-1").await.unwrap()).await;
     }
-    assert!(stalled.iter().all(|sender| !sender.is_finished()), "nobody on the way keeps all that");
+    assert!(stalled.try_join_next().is_none(), "nobody on the way keeps all that, and nobody is cut off");
     assert!(sent.load(Ordering::Relaxed) < STALLED * STALLED_BYTES / 8);
-    stalled.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 async fn send_without_reading(stream: &mut dyn Stream, sent: &AtomicUsize) {
@@ -104,9 +102,10 @@ async fn dials_that_are_given_up_cost_no_connection_between_peers() {
     }
     let tls = cluster.dial_tls(&cluster.authorities.user("alice"));
     let left = Arc::new(AtomicUsize::new(GIVEN_UP));
-    let callers = (0..CALLERS).map(|caller| {
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
         let (left, tls, web) = (left.clone(), tls.clone(), ingress.web.clone());
-        tokio::spawn(async move {
+        callers.spawn(async move {
             while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
             {
                 let mut stream = connect_tls(&web, tls.clone()).await.unwrap();
@@ -117,11 +116,9 @@ async fn dials_that_are_given_up_cost_no_connection_between_peers() {
                     tokio::task::yield_now().await;
                 }
             }
-        })
-    });
-    for caller in callers.collect::<Vec<_>>() {
-        caller.await.unwrap();
+        });
     }
+    let _done = callers.join_all().await;
     for stream in &mut held {
         check_echo(&mut **stream).await;
     }
