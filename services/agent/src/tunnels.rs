@@ -18,8 +18,10 @@ use wayleave_vocab::{HostId, HostPort, Mono};
 
 /// News of tunnels that wait to be handled.
 const NEWS_QUEUE: usize = 256;
-/// Connections kept for the sake of balancers that count them.
+/// Connections kept for the sake of balancers that count them, and for how long: a search begins with more tries than
+/// this in that time, and goes on with fewer.
 const SURPLUS_MAX: usize = 8;
+const SURPLUS_TIME: Duration = Duration::from_secs(3);
 /// The machine is asked at least this often, so that a clock that jumped is noticed.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 /// A policy that no proxy confirmed for this long is doubted; Auth signs a head every 15 s.
@@ -84,7 +86,7 @@ struct Driver {
     owners: BTreeMap<TunnelId, HostId>,
     dials: BTreeMap<TunnelId, Shutdown>,
     /// What led to proxies that are connected already, the newest last.
-    surplus: VecDeque<Surplus>,
+    surplus: VecDeque<(Mono, Surplus)>,
     news: mpsc::Sender<News>,
     /// That no proxy is reached has been said.
     has_told: bool,
@@ -92,6 +94,8 @@ struct Driver {
 
 impl Driver {
     fn act(&mut self) {
+        let now = self.now();
+        self.surplus.retain(|(since, _)| now.since(*since) < SURPLUS_TIME);
         while let Some(effect) = self.pool.poll_effect() {
             match effect {
                 Effect::AskAuth { deadline } => self.ask_auth(deadline),
@@ -192,13 +196,12 @@ impl Driver {
         }
     }
 
-    /// A balancer that counts connections leads to another proxy only while this one counts. The proxy ends it when it
-    /// has waited for the hello long enough.
+    /// A balancer that counts connections leads to another proxy only while this one counts.
     fn keep(&mut self, surplus: Surplus) {
         if self.surplus.len() == SURPLUS_MAX {
             self.surplus.pop_front();
         }
-        self.surplus.push_back(surplus);
+        self.surplus.push_back((self.now(), surplus));
     }
 
     fn said(&mut self, id: TunnelId, message: wayleave_api::agent::ProxyToAgent) {
