@@ -5,12 +5,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// An authority, a server at loopback and a client `postgres`, as PEM files of mode 0600.
+/// An authority, a server `localhost`, a balancer `127.0.0.1` and a client `postgres`, as PEM files of mode 0600.
 pub struct Certificates {
     /// The authority.
     pub authority: PathBuf,
     /// Certificate and key of the server.
     pub server: (PathBuf, PathBuf),
+    /// Certificate and key of the balancer.
+    pub balancer: (PathBuf, PathBuf),
     /// Certificate and key of the client.
     pub client: (PathBuf, PathBuf),
     _directory: TempDir,
@@ -25,9 +27,8 @@ impl Certificates {
         let key = KeyPair::generate().unwrap();
         let authority = params.self_signed(&key).unwrap().pem();
         let issuer = Issuer::new(params, key);
-        let issue = |names: &[&str], common_name: &str| {
-            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-            let mut params = CertificateParams::new(names).unwrap();
+        let issue = |name: &str, common_name: &str| {
+            let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
             params.distinguished_name.push(DnType::CommonName, common_name);
             let key = KeyPair::generate().unwrap();
             let certificate = params.signed_by(&key, &issuer).unwrap().pem();
@@ -36,8 +37,9 @@ impl Certificates {
             (file("crt", &certificate), file("key", &key.serialize_pem()))
         };
         Self {
-            server: issue(&["localhost", "127.0.0.1"], "localhost"),
-            client: issue(&["client.invalid"], "postgres"),
+            server: issue("localhost", "localhost"),
+            balancer: issue("127.0.0.1", "balancer"),
+            client: issue("client.invalid", "postgres"),
             authority: write(directory.path(), "authority.crt", &authority),
             _directory: directory,
         }

@@ -70,7 +70,7 @@ impl Balanced {
             })
             .collect();
         let certificates = Certificates::make();
-        let (certificate, key) = &certificates.server;
+        let (certificate, key) = &certificates.balancer;
         let both = [certificate, key].map(|file| std::fs::read(file).unwrap()).concat();
         let certificate = cluster.scene.write("balancer.pem", both);
         let config = haproxy_config(&files, &frontends, &single, http, &certificate);
