@@ -42,6 +42,8 @@ pub struct Config {
     pub ask_interval: Duration,
     /// Agents that come to doubt the list together ask Auth spread over this time.
     pub doubt_wait: Duration,
+    /// An agent that reaches no proxy asks Auth after this, up to twice as long: proxies that only restart are back before.
+    pub lost_wait: Duration,
     /// Longest pause between questions for doubts that prove to be unfounded.
     pub doubt_wait_max: Duration,
 }
@@ -51,7 +53,7 @@ impl Default for Config {
         Self {
             dial_deadline: Duration::from_secs(10),
             hedge_after: Duration::from_secs(1),
-            dials_max: 4,
+            dials_max: 6,
             retry_min: Duration::from_millis(100),
             retry_max: Duration::from_secs(8),
             spread: Duration::from_millis(500),
@@ -67,6 +69,7 @@ impl Default for Config {
             ask_deadline: Duration::from_secs(10),
             ask_interval: Duration::from_secs(600),
             doubt_wait: Duration::from_secs(5),
+            lost_wait: Duration::from_secs(10),
             doubt_wait_max: Duration::from_secs(120),
         }
     }

@@ -1,6 +1,8 @@
-//! When Auth is asked for the cluster's proxies: at the start, from time to time, and in doubt.
+//! When Auth is asked for the cluster's proxies: at the start, from time to time, in doubt, and when no proxy is reached
+//! for a while.
 //!
-//! What proxies tell is a reason to ask, no more. Questions are bounded however often somebody raises a doubt.
+//! What proxies tell is a reason to ask, no more. Questions are bounded however often somebody raises a doubt. Agents that
+//! lose their proxies together and come back to them ask nothing.
 
 use crate::backoff::Backoff;
 use crate::config::Config;
@@ -22,6 +24,8 @@ pub(crate) struct Inquiry {
     backoff: Backoff,
     /// Something speaks against the last answer.
     is_doubted: bool,
+    /// No proxy of the last answer is reached: Auth is asked then.
+    lost_until: Option<Mono>,
     /// The least time between two questions for doubt; grows while doubts prove to be unfounded.
     pause: Duration,
     not_before: Mono,
@@ -34,6 +38,7 @@ impl Inquiry {
             has_answer: false,
             backoff: Backoff::default(),
             is_doubted: false,
+            lost_until: None,
             pause: config.doubt_wait,
             not_before: now,
         }
@@ -41,7 +46,7 @@ impl Inquiry {
 
     pub(crate) fn poll_timeout(&self) -> Mono {
         match self.state {
-            State::Waiting { at } => at,
+            State::Waiting { at } => self.lost_until.map_or(at, |lost| lost.min(at)),
             State::Asked { until } => until,
         }
     }
@@ -49,10 +54,11 @@ impl Inquiry {
     /// Gives the deadline of a question that is due now.
     pub(crate) fn ask(&mut self, config: &Config, now: Mono) -> Option<Mono> {
         match self.state {
-            State::Waiting { at } if at <= now => {
+            State::Waiting { .. } if self.poll_timeout() <= now => {
                 let until = now.after(config.ask_deadline);
                 self.state = State::Asked { until };
                 self.is_doubted = false;
+                self.lost_until = None;
                 Some(until)
             }
             State::Waiting { .. } | State::Asked { .. } => None,
@@ -99,6 +105,19 @@ impl Inquiry {
         }
     }
 
+    /// No proxy is reached. They are tried on, and Auth is asked when none comes back.
+    pub(crate) fn lost(&mut self, config: &Config, jitter: &mut Jitter, now: Mono) {
+        if self.has_answer && self.lost_until.is_none() {
+            let at = now.after(jitter.between(config.lost_wait, config.lost_wait * 2));
+            self.lost_until = Some(at.max(self.not_before));
+        }
+    }
+
+    /// A proxy that the last answer names is reached again.
+    pub(crate) fn found(&mut self) {
+        self.lost_until = None;
+    }
+
     fn longer(&self, config: &Config) -> Duration {
         self.pause.saturating_mul(2).min(config.doubt_wait_max)
     }
@@ -127,6 +146,22 @@ mod tests {
             assert!(next(&mut inquiry, &config, &mut now) <= config.doubt_wait);
             inquiry.answered(true, &config, &mut jitter, now);
         }
+        assert!(next(&mut inquiry, &config, &mut now) >= config.ask_interval / 2);
+    }
+
+    #[test]
+    fn who_loses_all_proxies_asks_only_when_none_comes_back() {
+        let (config, mut jitter, mut now) = (Config::default(), Jitter::new(3), Mono::ZERO);
+        let mut inquiry = Inquiry::new(&config, now);
+        inquiry.lost(&config, &mut jitter, now);
+        assert_eq!(next(&mut inquiry, &config, &mut now), Duration::ZERO);
+        inquiry.answered(true, &config, &mut jitter, now);
+        inquiry.lost(&config, &mut jitter, now);
+        let wait = next(&mut inquiry, &config, &mut now);
+        assert!((config.lost_wait..=config.lost_wait * 2).contains(&wait));
+        inquiry.answered(false, &config, &mut jitter, now);
+        inquiry.lost(&config, &mut jitter, now);
+        inquiry.found();
         assert!(next(&mut inquiry, &config, &mut now) >= config.ask_interval / 2);
     }
 

@@ -187,6 +187,9 @@ impl Pool {
             self.count_repeat(target, now);
         } else {
             self.proxies.saw(proxy, incarnation);
+            if self.proxies.get(proxy).is_some() {
+                self.inquiry.found();
+            }
             self.tunnels.insert(id, Tunnel::Up { connected, target, since: now, told_to_leave: false });
             match target {
                 // The address is not that proxy's own after all.
@@ -329,7 +332,7 @@ impl Pool {
     fn fail(&mut self, target: Target, now: Mono) {
         if self.connected().is_empty() {
             // The proxies may have moved.
-            self.inquiry.doubt(&self.config, &mut self.jitter, now);
+            self.inquiry.lost(&self.config, &mut self.jitter, now);
         }
         self.backoffs.entry(target).or_default().fail(&self.config, &mut self.jitter, now);
     }

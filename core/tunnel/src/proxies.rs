@@ -176,11 +176,14 @@ impl Proxies {
         self.apply_seen(id);
     }
 
-    /// The list says something that is not known.
+    /// The list says something that is not known. That a proxy which is there has begun a new life is nothing: whoever
+    /// dials it learns that from itself.
     fn differs(&self, list: &ProxyList) -> bool {
         let is_new = |proxy: &ProxyInfo| {
             self.known.get(&proxy.id).is_none_or(|known| {
-                known.address != proxy.address || known.zone != proxy.zone || known.life() < proxy.life()
+                known.address != proxy.address
+                    || known.zone != proxy.zone
+                    || (known.life() < proxy.life() && known.draining != proxy.draining)
             })
         };
         self.known.len() != list.proxies.len() || list.proxies.iter().any(is_new)

@@ -482,6 +482,40 @@ fn o_a_proxy_that_lies_about_the_others_keeps_the_agent_from_none_of_them() {
 }
 
 #[test]
+fn who_comes_back_to_restarted_proxies_asks_auth_nothing() {
+    let (mut rig, _) = connected_twice();
+    let asked = rig.questions;
+    rig.now = rig.now.after(Duration::from_secs(60));
+    for id in rig.tunnels.keys().copied().collect::<Vec<_>>() {
+        rig.pool.handle_lost(id, rig.now);
+    }
+    let back = rig.now.after(Duration::from_secs(4));
+    let mut failed = 0;
+    while rig.now < back {
+        rig.take();
+        for dial in std::mem::take(&mut rig.dials) {
+            failed += 1;
+            rig.pool.handle_dial_failed(dial.id, DialFailure::Failed, rig.now);
+        }
+        rig.wake();
+    }
+    assert!(failed > 2, "{failed}");
+    let restarted = || (1..=3).map(|n| ProxyInfo { incarnation: Incarnation(2), ..direct(n) }).collect();
+    while rig.pool.connected().len() < 2 {
+        rig.take();
+        for dial in std::mem::take(&mut rig.dials) {
+            let to = dial.wanted.map_or(1, |wanted| wanted.as_bytes()[0]);
+            rig.up(&dial, to, 2);
+            rig.told(dial.id, restarted());
+        }
+        rig.wake();
+    }
+    let quiet = rig.now.after(Duration::from_secs(120));
+    while rig.now < quiet && rig.wake() {}
+    assert_eq!((rig.questions, rig.connected().len()), (asked, 2));
+}
+
+#[test]
 fn o_before_auth_answers_no_proxy_talks_another_away() {
     for lie in lies() {
         let mut rig = Rig::new(peering(2));

@@ -99,6 +99,7 @@ pub(crate) fn pool_config() -> wayleave_tunnel::Config {
         ask_interval: Duration::from_secs(24 * 3600),
         doubt_wait: Duration::from_secs(2),
         doubt_wait_max: Duration::from_secs(8),
+        lost_wait: Duration::from_secs(2),
         ..wayleave_tunnel::Config::default()
     }
 }
