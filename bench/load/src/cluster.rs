@@ -5,7 +5,7 @@ use crate::openssh::CLIENT_OPTIONS;
 use crate::watched::{shown, time};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -99,8 +99,24 @@ impl Site {
     }
 
     pub(crate) fn start(&self, name: &str) -> Result<Daemon> {
+        self.start_within(name, &[])
+    }
+
+    /// Starts a process by a program that runs it elsewhere, such as on another host.
+    ///
+    /// # Errors
+    /// When it cannot start.
+    pub(crate) fn start_within(&self, name: &str, prefix: &[String]) -> Result<Daemon> {
         let home = self.home(name);
-        let mut command = Command::new(self.bin_dir.join("wayleave"));
+        let wayleave = self.bin_dir.join("wayleave");
+        let mut command = match prefix.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(wayleave);
+                command
+            }
+            None => Command::new(wayleave),
+        };
         command.arg("start").arg("-c").arg(home.join("wayleave.yaml"));
         Daemon::start(name, &mut command, &home.join("stderr"))
     }
@@ -230,9 +246,23 @@ impl Peered {
 }
 
 pub(crate) fn start_proxy(site: &Site, name: &str, auth: SocketAddr) -> Result<Proxy> {
-    let (web, section) = proxy_section()?;
+    start_proxy_on(site, name, auth, Ipv4Addr::LOCALHOST.into(), &[])
+}
+
+/// Starts a proxy that listens on this address, by a program that runs it where that is.
+///
+/// # Errors
+/// When it does not listen.
+pub(crate) fn start_proxy_on(
+    site: &Site,
+    name: &str,
+    auth: SocketAddr,
+    ip: IpAddr,
+    prefix: &[String],
+) -> Result<Proxy> {
+    let (web, section) = proxy_section(ip)?;
     site.write(name, &format!("auth_server: {auth}"), &section.0)?;
-    let mut daemon = site.start(name)?;
+    let mut daemon = site.start_within(name, prefix)?;
     daemon.wait_listening(&[web], LOOK)?;
     Ok(Proxy { web, daemon, log: site.home(name).join("log") })
 }
@@ -240,8 +270,8 @@ pub(crate) fn start_proxy(site: &Site, name: &str, auth: SocketAddr) -> Result<P
 /// The section, and everything it listens on.
 struct ProxySection(String, [SocketAddr; 3]);
 
-fn proxy_section() -> Result<(SocketAddr, ProxySection)> {
-    let [web, ssh, peer] = free_addresses()?;
+fn proxy_section(ip: IpAddr) -> Result<(SocketAddr, ProxySection)> {
+    let [web, ssh, peer] = free_addresses::<3>()?.map(|free| SocketAddr::new(ip, free.port()));
     let text = format!(
         "proxy_service:\n  web_listen_addr: {web}\n  listen_addr: {ssh}\n  peer_listen_addr: {peer}\n  \
          public_addr: {web}\n"
@@ -270,7 +300,7 @@ impl AllRoles {
     /// When it cannot be written.
     pub(crate) fn new(site: Site) -> Result<Self> {
         let [listen] = free_addresses()?;
-        let (web, ProxySection(proxy, addresses)) = proxy_section()?;
+        let (web, ProxySection(proxy, addresses)) = proxy_section(Ipv4Addr::LOCALHOST.into())?;
         let auth = site.auth_section(listen)?;
         let node = "ssh_service:\n  labels:\n    bench: \"yes\"\n";
         site.write(ALL_ROLES, "", &format!("{auth}{proxy}{node}"))?;

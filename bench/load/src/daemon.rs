@@ -84,6 +84,17 @@ impl Daemon {
         Ok(())
     }
 
+    /// Kills it.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.check()?;
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Asks it to end and waits for that.
     ///
     /// # Errors

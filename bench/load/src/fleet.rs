@@ -3,13 +3,13 @@
 //! Agents do not join: the nodes stand in the backend before Auth starts, and their certificates come from the cluster's
 //! own authority, which is read there. What is measured are the proxies.
 
-use crate::cluster::{CLUSTER, Proxy, Site, start_proxy};
-use crate::daemon::{Daemon, free_addresses, wait_for};
+use crate::cluster::{CLUSTER, Proxy, Site, start_proxy_on};
+use crate::daemon::{Daemon, LOOK, free_addresses, wait_for};
 use crate::loader::{Loader, run_once};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use wayleave_resource::{EnforcedBy, Metadata, Node, NodeSpec, Resource};
@@ -24,7 +24,7 @@ pub(crate) struct Fleet {
     pub(crate) target: Loader,
     pub(crate) target_address: SocketAddr,
     pub(crate) proxies: Vec<Proxy>,
-    _auth: Daemon,
+    auth: Daemon,
     authorities: PathBuf,
 }
 
@@ -40,7 +40,17 @@ impl Fleet {
     /// # Errors
     /// When one of them does not start.
     pub(crate) fn start(site: Site, nodes: u64, proxies: usize) -> Result<Self> {
-        let [listen, target_address] = free_addresses()?;
+        let place = (Ipv4Addr::LOCALHOST.into(), Vec::new());
+        Self::start_on(site, nodes, &vec![place; proxies])
+    }
+
+    /// The same with proxies on addresses of their own, each started behind these words. The rest is where the first is.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub(crate) fn start_on(site: Site, nodes: u64, places: &[(IpAddr, Vec<String>)]) -> Result<Self> {
+        let own = places.first().context("no proxies")?.0;
+        let [listen, target_address] = free_addresses::<2>()?.map(|free| SocketAddr::new(own, free.port()));
         let section = site.auth_section(listen)?;
         site.write("auth", "", &section)?;
         let mut auth = site.start("auth")?;
@@ -52,13 +62,20 @@ impl Fleet {
         fs::write(&authorities, prepared.to_string())?;
         let mut auth = site.start("auth")?;
         site.write_pin(&mut auth)?;
-        let proxies = (1..=proxies)
-            .map(|number| start_proxy(&site, &format!("proxy-{number}"), listen))
+        let numbered = (1..).zip(places);
+        let proxies = numbered
+            .map(|(number, (ip, prefix))| {
+                start_proxy_on(&site, &format!("proxy-{number}"), listen, *ip, prefix)
+            })
             .collect::<Result<Vec<_>>>()?;
         let arguments = ["target", "--listen", &target_address.to_string()];
         let mut target = Loader::start(site.bin_dir(), &arguments)?;
         target.line()?;
-        Ok(Self { site, agents: Vec::new(), target, target_address, proxies, _auth: auth, authorities })
+        Ok(Self { site, agents: Vec::new(), target, target_address, proxies, auth, authorities })
+    }
+
+    pub(crate) fn auth_pid(&self) -> u32 {
+        self.auth.pid()
     }
 
     /// The proxy of this number, counted from 0.
@@ -84,6 +101,70 @@ impl Fleet {
         let connected = loader.line()?;
         self.agents.push(loader);
         Ok(connected)
+    }
+
+    /// Agents that keep their tunnels to any of the proxies as the product's agents do; gives them when all are up.
+    ///
+    /// # Errors
+    /// When they do not come up.
+    pub(crate) fn pool(&self, count: u64, connections: u16) -> Result<Loader> {
+        let (proxies, target) = (self.entries(), self.target_address.to_string());
+        let [count, connections] = [count, connections.into()].map(|number| number.to_string());
+        let ca = self.authorities.display().to_string();
+        let arguments = [
+            "pooled",
+            "--ca",
+            &ca,
+            "--proxies",
+            &proxies,
+            "--first",
+            "0",
+            "--count",
+            &count,
+            "--target",
+            &target,
+            "--connections",
+            &connections,
+        ];
+        let mut loader = Loader::start(self.site.bin_dir(), &arguments)?;
+        loader.line()?;
+        Ok(loader)
+    }
+
+    /// Dials to agents at random, by whichever proxy answers, until it is told to end.
+    ///
+    /// # Errors
+    /// When it cannot start.
+    pub(crate) fn probe(&self, count: u64, per_second: u64) -> Result<Loader> {
+        let (proxies, ca) = (self.entries(), self.authorities.display().to_string());
+        let [count, rate] = [count, per_second].map(|number| number.to_string());
+        let arguments =
+            ["probe", "--ca", &ca, "--proxies", &proxies, "--first", "0", "--count", &count, "--rate", &rate];
+        Loader::start(self.site.bin_dir(), &arguments)
+    }
+
+    fn entries(&self) -> String {
+        let entries: Vec<String> = self.proxies.iter().map(|proxy| proxy.web.to_string()).collect();
+        entries.join(",")
+    }
+
+    /// Kills every proxy.
+    ///
+    /// # Errors
+    /// When one does not die.
+    pub(crate) fn kill_proxies(&mut self) -> Result<()> {
+        self.proxies.iter_mut().try_for_each(|proxy| proxy.daemon.kill())
+    }
+
+    /// Starts them again as they were.
+    ///
+    /// # Errors
+    /// When one does not listen.
+    pub(crate) fn restart_proxies(&mut self) -> Result<()> {
+        for proxy in &mut self.proxies {
+            proxy.daemon = self.site.start(&proxy.daemon.name)?;
+        }
+        self.proxies.iter_mut().try_for_each(|proxy| proxy.daemon.wait_listening(&[proxy.web], LOOK))
     }
 
     /// The processes of the agents.

@@ -3,7 +3,7 @@
 use crate::watched::shown;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -36,6 +36,24 @@ impl Loader {
             bail!("wayleave-load ended with {}", self.child.wait()?);
         }
         serde_json::from_str(&line).with_context(|| format!("wayleave-load said {line:?}"))
+    }
+
+    /// Tells it something.
+    ///
+    /// # Errors
+    /// When it does not listen any more.
+    pub(crate) fn tell(&mut self, line: &str) -> Result<()> {
+        let input = self.input.as_mut().context("it was told that there is no more")?;
+        Ok(writeln!(input, "{line}")?)
+    }
+
+    /// Tells it to end, and hears its last line.
+    ///
+    /// # Errors
+    /// When it says nothing.
+    pub(crate) fn finish(mut self) -> Result<Value> {
+        self.input = None;
+        self.line()
     }
 
     pub(crate) fn pid(&self) -> u32 {

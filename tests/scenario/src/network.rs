@@ -82,10 +82,15 @@ impl Host {
     /// The program, on this host.
     #[must_use]
     pub fn inside(&self, program: Program) -> Program {
-        match &self.keeper {
-            Some(keeper) => program.within("nsenter", &["-t", &keeper.id().to_string(), "-n"]),
-            None => program,
-        }
+        let prefix = self.prefix();
+        let Some((through, arguments)) = prefix.split_first() else { return program };
+        program.within(through, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// The words before a command line that has it run on this host.
+    pub fn prefix(&self) -> Vec<String> {
+        let Some(keeper) = &self.keeper else { return Vec::new() };
+        ["nsenter", "-t", &keeper.id().to_string(), "-n"].map(str::to_owned).to_vec()
     }
 
     /// What this host sends to another is lost from now on.

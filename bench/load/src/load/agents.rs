@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use wayleave_api::CONTROL_VERSION;
-use wayleave_api::agent::{AgentHello, AgentToProxy, PolicyHeld, agent_to_proxy};
+use wayleave_api::agent::{AgentHello, AgentToProxy, PolicyHeld, ProxyHello, ProxyToAgent};
+use wayleave_api::agent::{agent_to_proxy, proxy_to_agent};
 use wayleave_dial::{DialRequest, DialResponse};
 use wayleave_mux::{Config, Role};
 use wayleave_net::{
@@ -42,7 +43,11 @@ pub(crate) async fn run(options: AgentsOptions) -> Result<()> {
         let (tasks, ended, proxy) = (tasks.clone(), ended.clone(), &options.proxy);
         async move {
             let began = Instant::now();
-            connect(proxy, tls?, id, options.target, &tasks, ended).await?;
+            let on_end = move || {
+                ended.fetch_add(1, Ordering::Relaxed);
+            };
+            let (tunnel, _) = connect(proxy, tls?, options.target, &tasks, |_| {}, on_end).await?;
+            greet(&tunnel, id)?;
             Ok::<_, anyhow::Error>(began.elapsed())
         }
     });
@@ -58,14 +63,15 @@ pub(crate) async fn run(options: AgentsOptions) -> Result<()> {
     Ok(())
 }
 
-async fn connect(
+/// Connects to a proxy and hears its hello. What it says later goes to `on_message`; `on_end` ends the tunnel.
+pub(crate) async fn connect(
     proxy: &HostPort,
     tls: Arc<ClientConfig>,
-    id: HostId,
     target: SocketAddr,
     tasks: &TaskGroup,
-    ended: Arc<AtomicU64>,
-) -> Result<()> {
+    mut on_message: impl FnMut(proxy_to_agent::Message) + Send + 'static,
+    on_end: impl FnOnce() + Send + 'static,
+) -> Result<(Tunnel, ProxyHello)> {
     let stream = connect_tls(proxy, tls).await?;
     let (tunnel, driver) = Tunnel::new(Role::Connector, Config::default(), stream);
     let (said, hello) = oneshot::channel();
@@ -76,17 +82,27 @@ async fn connect(
                 // What goes wrong is seen by the client that waits for an answer.
                 streams.spawn_many(async move { drop(answer(stream, target).await) });
             }
-            TunnelEvent::Control(_) => {
-                if let Some(said) = said.take() {
-                    let _ = said.send(());
+            TunnelEvent::Control(bytes) => match ProxyToAgent::decode(bytes).map(|said| said.message) {
+                Ok(Some(proxy_to_agent::Message::Hello(hello))) => {
+                    if let Some(said) = said.take() {
+                        let _ = said.send(hello);
+                    }
                 }
-            }
+                Ok(Some(message)) => on_message(message),
+                Ok(None) => {}
+                Err(error) => eprintln!("a proxy is not understood: {error}"),
+            },
             TunnelEvent::Ready | TunnelEvent::GoingAway | TunnelEvent::Drained => {}
         };
         driver.run(on_event).await;
-        ended.fetch_add(1, Ordering::Relaxed);
+        on_end();
     });
-    tokio::time::timeout(HELLO_TIMEOUT, hello).await.context("no hello")??;
+    let hello = tokio::time::timeout(HELLO_TIMEOUT, hello).await.context("no hello")??;
+    Ok((tunnel, hello))
+}
+
+/// Says who the agent is: from then on the proxy has it.
+pub(crate) fn greet(tunnel: &Tunnel, id: HostId) -> Result<()> {
     let hello = AgentHello {
         version: CONTROL_VERSION,
         host_id: id.to_string(),

@@ -108,15 +108,20 @@ pub(crate) async fn sweep(options: SweepOptions) -> Result<()> {
         async move {
             let began = Instant::now();
             let reached = async {
-                let mut stream: BoxStream = Box::new(connect_tls(proxy, tls).await?);
-                dial(&mut stream, &agent_name(number)?).await?;
+                let in_time = |what| move |_| anyhow::anyhow!("no {what} within {DIAL_TIMEOUT:?}");
+                let connecting = tokio::time::timeout(DIAL_TIMEOUT, connect_tls(proxy, tls));
+                let mut stream: BoxStream = Box::new(connecting.await.map_err(in_time("connection"))??);
+                let name = agent_name(number)?;
+                let dialling = tokio::time::timeout(DIAL_TIMEOUT, dial(&mut stream, &name));
+                dialling.await.map_err(in_time("answer"))??;
                 stream.write_all(&[ECHO]).await?;
-                ensure!(stream.read_u8().await? == ECHO, "another byte came back");
+                stream.flush().await?;
+                let echo = tokio::time::timeout(DIAL_TIMEOUT, stream.read_u8());
+                ensure!(echo.await.map_err(in_time("echo"))?? == ECHO, "another byte came back");
                 stream.shutdown().await?;
-                Ok::<_, anyhow::Error>(())
+                Ok::<_, anyhow::Error>(began.elapsed())
             };
-            let reached = tokio::time::timeout(DIAL_TIMEOUT, reached).await.context("no answer in time");
-            reached.and_then(|reached| reached).map(|()| began.elapsed())
+            reached.await.with_context(|| format!("agent {number}"))
         }
     });
     let mut reaching = std::pin::pin!(reaching.buffer_unordered(options.concurrency));

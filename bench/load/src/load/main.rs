@@ -7,8 +7,11 @@
 mod agents;
 mod authority;
 mod client;
+mod keeper;
 mod latency;
 mod options;
+mod pooled;
+mod probe;
 mod target;
 mod visitor;
 
@@ -39,6 +42,8 @@ fn run(command: Command) -> Result<()> {
         match command {
             Command::Target(options) => target::serve(options).await,
             Command::Agents(options) => agents::run(options).await,
+            Command::Pooled(options) => pooled::run(options).await,
+            Command::Probe(options) => probe::run(options).await,
             Command::Visitor(options) => visitor::run(options).await,
             Command::Dials(options) => client::dials(options).await,
             Command::Stream(options) => client::stream(options).await,

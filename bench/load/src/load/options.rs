@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use wayleave_vocab::HostPort;
 
@@ -11,6 +12,10 @@ Usage: wayleave-load COMMAND [OPTION]…
 
   target   --listen ADDR                                    echo, source and sink
   agents   --ca FILE --proxy ADDR --first N --count N --target ADDR
+  pooled   --ca FILE --proxies ADDR,… --first N --count N --target ADDR --connections N
+                                                            agents that come back; `watch` on standard input
+  probe    --ca FILE --proxies ADDR,… --first N --count N --rate N
+                                                            dials a second; `mark` on standard input
   visitor  --ca FILE --proxy ADDR --node NAME --listen ADDR a local port that leads to the node
   dials    --connect ADDR --concurrency N --count N         connections of one byte
   stream   --connect ADDR --mib N --direction down|up       one connection of many bytes
@@ -21,6 +26,8 @@ Usage: wayleave-load COMMAND [OPTION]…
 pub(crate) enum Command {
     Target(TargetOptions),
     Agents(AgentsOptions),
+    Pooled(PooledOptions),
+    Probe(ProbeOptions),
     Visitor(VisitorOptions),
     Dials(DialsOptions),
     Stream(StreamOptions),
@@ -37,6 +44,23 @@ pub(crate) struct AgentsOptions {
     pub(crate) first: u64,
     pub(crate) count: u64,
     pub(crate) target: SocketAddr,
+}
+
+pub(crate) struct PooledOptions {
+    pub(crate) ca: PathBuf,
+    pub(crate) proxies: Vec<HostPort>,
+    pub(crate) first: u64,
+    pub(crate) count: u64,
+    pub(crate) target: SocketAddr,
+    pub(crate) connections: NonZeroU16,
+}
+
+pub(crate) struct ProbeOptions {
+    pub(crate) ca: PathBuf,
+    pub(crate) proxies: Vec<HostPort>,
+    pub(crate) first: u64,
+    pub(crate) count: u64,
+    pub(crate) rate: NonZeroU32,
 }
 
 pub(crate) struct VisitorOptions {
@@ -84,6 +108,12 @@ impl Words {
         let text = self.0.remove(name).with_context(|| format!("{name} is missing"))?;
         text.parse().ok().with_context(|| format!("{name} does not take {text:?}"))
     }
+
+    fn take_list<T: std::str::FromStr>(&mut self, name: &str) -> Result<Vec<T>> {
+        let text: String = self.take(name)?;
+        let words = text.split(',').map(|word| word.parse().ok());
+        words.collect::<Option<_>>().with_context(|| format!("{name} does not take {text:?}"))
+    }
 }
 
 impl Command {
@@ -98,6 +128,21 @@ impl Command {
                 first: words.take("--first")?,
                 count: words.take("--count")?,
                 target: words.take("--target")?,
+            }),
+            "pooled" => Self::Pooled(PooledOptions {
+                ca: words.take("--ca")?,
+                proxies: words.take_list("--proxies")?,
+                first: words.take("--first")?,
+                count: words.take("--count")?,
+                target: words.take("--target")?,
+                connections: words.take("--connections")?,
+            }),
+            "probe" => Self::Probe(ProbeOptions {
+                ca: words.take("--ca")?,
+                proxies: words.take_list("--proxies")?,
+                first: words.take("--first")?,
+                count: words.take("--count")?,
+                rate: words.take("--rate")?,
             }),
             "visitor" => Self::Visitor(VisitorOptions {
                 ca: words.take("--ca")?,

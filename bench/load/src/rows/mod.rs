@@ -4,8 +4,10 @@ mod keystroke;
 mod memory;
 mod session;
 mod session_rate;
+mod silence;
 mod size;
 mod start;
+mod storm;
 mod stream;
 mod tunnel;
 mod tunnel_dial;
@@ -29,11 +31,13 @@ pub(crate) enum Row {
     TunnelDial,
     TunnelMemory,
     DialRate,
+    Storm,
+    Silence,
     SessionRate,
 }
 
 impl Row {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::StockSession,
         Self::WaySession,
         Self::Stream,
@@ -45,6 +49,8 @@ impl Row {
         Self::TunnelDial,
         Self::TunnelMemory,
         Self::DialRate,
+        Self::Storm,
+        Self::Silence,
         Self::SessionRate,
     ];
 
@@ -69,6 +75,8 @@ impl Row {
             Self::TunnelDial => 9,
             Self::TunnelMemory => 10,
             Self::DialRate => 12,
+            Self::Storm => 13,
+            Self::Silence => 14,
             Self::SessionRate => 16,
         }
     }
@@ -86,6 +94,8 @@ impl Row {
             Self::TunnelDial => "new TCP connection and one byte there and back, one hop and peered",
             Self::TunnelMemory => "memory of the proxy for each idle tunnel of an agent",
             Self::DialRate => "dials a second through peering: open, one byte, close",
+            Self::Storm => "all proxies killed: agents come back",
+            Self::Silence => "home proxy falls silent: a dial succeeds by the other tunnel",
             Self::SessionRate => "new SSH sessions a second, two cores shared with the load",
         }
     }
@@ -105,6 +115,8 @@ impl Row {
             Self::TunnelDial => "one hop <= 1.0 x, peered <= 1.4 x rathole TLS",
             Self::TunnelMemory => "<= 20 KiB of RssAnon (stretch 12), after one dial each and idle",
             Self::DialRate => ">= 1.0 x rathole TLS, none fails",
+            Self::Storm => "99.9 % back <= 10 s; no request to Auth by a returning agent",
+            Self::Silence => "p99 <= 1 s with `agent_connection_count` 2",
             Self::SessionRate => ">= 150 a second; agent CPU <= 5 ms; memory <= 1 MiB a session",
         }
     }
@@ -122,6 +134,8 @@ impl Row {
             Self::TunnelDial => tunnel_dial::latency(place),
             Self::TunnelMemory => tunnel_memory::measure(place),
             Self::DialRate => tunnel_dial::rate(place),
+            Self::Storm => storm::measure(place),
+            Self::Silence => silence::measure(place),
             Self::SessionRate => session_rate::measure(place),
         }
     }
