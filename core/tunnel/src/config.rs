@@ -7,7 +7,8 @@ use std::time::Duration;
 pub struct Config {
     /// Bounds a whole attempt: connecting, TLS and the tunnel's hello.
     pub dial_deadline: Duration,
-    /// An attempt that takes longer no longer keeps another from being made beside it.
+    /// An attempt that takes longer no longer keeps another from being made beside it. Doubled for each attempt that is
+    /// under way before it.
     pub hedge_after: Duration,
     /// Attempts under way at once.
     pub dials_max: usize,

@@ -214,7 +214,7 @@ impl Pool {
     /// Too few tunnels are up: as many attempts as are missing, hung ones not counted.
     fn dial(&mut self, census: &Census, now: Mono) {
         let hedge_after = self.config.hedge_after;
-        let fresh = self.attempts().filter(|(_, _, started_at)| now < started_at.after(hedge_after)).count();
+        let fresh = self.hung_at().filter(|at| now < *at).count();
         let mut missing = census.target.saturating_sub(census.counted.len() + fresh);
         if !self.proxies.is_known() {
             // The first tunnel brings the list, and with it the choice of zones.
@@ -270,13 +270,15 @@ impl Pool {
         if is_hung || self.needs_shared(census) { self.choose_shared(now) } else { None }
     }
 
-    /// An attempt at a proxy's own address hangs, and nobody asks the shared one: such addresses may not work
-    /// from here at all.
+    /// More attempts at proxies' own addresses hang than are made at the shared ones: such addresses may not work from
+    /// here at all, and what leads to a proxy that hangs leads to another the next time.
     fn is_direct_hung(&self, now: Mono) -> bool {
         let hedge_after = self.config.hedge_after;
+        let is_direct = |target: Target| proxy_of(target).is_some();
+        let shared = self.attempts().filter(|(_, target, _)| !is_direct(*target)).count();
         let is_hung =
-            |(_, target, at): (_, Target, Mono)| proxy_of(target).is_some() && now >= at.after(hedge_after);
-        self.attempts().any(is_hung) && self.attempts().all(|(_, target, _)| proxy_of(target).is_some())
+            |(_, target, at): &(_, Target, Mono)| is_direct(*target) && now >= at.after(hedge_after);
+        self.attempts().filter(is_hung).count() > shared
     }
 
     fn choose_shared(&mut self, now: Mono) -> Option<(Target, HostPort)> {
@@ -338,6 +340,13 @@ impl Pool {
         })
     }
 
+    /// When each attempt will have taken too long to wait for. Those made beside others are given ever more time: a proxy
+    /// that many dial at once is not helped by more attempts.
+    fn hung_at(&self) -> impl Iterator<Item = Mono> {
+        let waits = (0..u32::BITS).map(|number| self.config.hedge_after * (1 << number.min(8)));
+        self.attempts().zip(waits).map(|((_, _, started_at), wait)| started_at.after(wait))
+    }
+
     /// When each tunnel came up.
     fn ups_since(&self) -> impl Iterator<Item = Mono> {
         self.tunnels.values().filter_map(|tunnel| match tunnel {
@@ -354,10 +363,11 @@ impl Pool {
     fn schedule_wake(&mut self, census: &Census, now: Mono) {
         let mut times: Vec<Mono> = Vec::new();
         for tunnel in self.tunnels.values() {
-            if let Tunnel::Dialling { started_at, deadline, .. } = tunnel {
-                times.extend([*deadline, started_at.after(self.config.hedge_after)]);
+            if let Tunnel::Dialling { deadline, .. } = tunnel {
+                times.push(*deadline);
             }
         }
+        times.extend(self.hung_at());
         if !self.proxies.is_known() {
             times.extend(self.ups_since().map(|since| since.after(self.config.hedge_after)));
         }

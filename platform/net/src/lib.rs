@@ -17,6 +17,7 @@ mod splice;
 mod stream;
 mod told;
 mod tunnel;
+mod turnstile;
 mod upgrade;
 
 pub use accept::{BindError, accept_loop, bind, tune};
@@ -39,6 +40,7 @@ pub use splice::splice;
 pub use stream::{BoxStream, Rewind, Stream};
 pub use told::{ToldError, connect_told};
 pub use tunnel::{Tunnel, TunnelClosed, TunnelDriver, TunnelEvent, TunnelStream};
+pub use turnstile::Turnstile;
 pub use upgrade::{
     UPGRADE_PATH, UPGRADE_PING_INTERVAL, UPGRADE_PROTOCOL, UpgradedStream, upgrade_accept_key,
 };

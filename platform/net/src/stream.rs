@@ -4,7 +4,10 @@ use bytes::{Buf, Bytes};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+
+/// What is kept of a stream that nobody reads.
+const AHEAD_BYTES_MAX: usize = 20 * 1024;
 
 /// Anything that bytes go through in both directions, with half-close.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -25,6 +28,25 @@ impl<S> Rewind<S> {
     /// Puts `ahead` in front of what `inner` gives.
     pub fn new(ahead: Bytes, inner: S) -> Self {
         Self { ahead, inner }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Rewind<S> {
+    /// Waits until the other side has ended its direction, or the stream fails. What it sends meanwhile is kept, up to a
+    /// bound.
+    pub(crate) async fn left(&mut self) -> io::Error {
+        let mut more = [0; 64];
+        while self.ahead.len() < AHEAD_BYTES_MAX {
+            match self.inner.read(&mut more).await {
+                Ok(0) => return io::ErrorKind::UnexpectedEof.into(),
+                Ok(count) => {
+                    let more = more.get(..count).unwrap_or_default();
+                    self.ahead = [&self.ahead, more].concat().into();
+                }
+                Err(error) => return error,
+            }
+        }
+        std::future::pending().await
     }
 }
 

@@ -28,7 +28,9 @@ use wayleave_api::{ALPN_DIAL, ALPN_FORWARD, ALPN_TUNNEL};
 use wayleave_keystore::{
     ClientAuth, PolicyKeeper, TlsConfigError, client_config, server_config, web_server_config,
 };
-use wayleave_net::{Admission, BindError, Dialer, Entry, Hosting, PublishEntry, Slots, accept_loop, bind};
+use wayleave_net::{
+    Admission, BindError, Dialer, Entry, Hosting, PublishEntry, Slots, Turnstile, accept_loop, bind,
+};
 use wayleave_rpc::CALL_TIMEOUT;
 use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup, random_u64};
 use wayleave_telemetry::{Diagnostics, Tracer};
@@ -44,6 +46,8 @@ const AGENTS_LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it is looked whether something is wrong with peers, to tell Auth.
 const PROBLEMS_INTERVAL: Duration = Duration::from_secs(5);
+/// TLS handshakes that are begun at a time: more than the cores need, enough for clients far away.
+const HANDSHAKES_AT_A_TIME: usize = 256;
 /// How often a drain looks whether it is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
@@ -63,6 +67,9 @@ pub(crate) struct Shared {
     pub(crate) tunnel_tls: Arc<rustls::ServerConfig>,
     pub(crate) dial_tls: Arc<rustls::ServerConfig>,
     pub(crate) web_tls: Arc<rustls::ServerConfig>,
+    /// Agents that come back together do not keep users from getting in.
+    pub(crate) tunnel_turns: Turnstile,
+    pub(crate) client_turns: Turnstile,
     pub(crate) peer_tls: Arc<rustls::ServerConfig>,
     /// A balancer's word on the client's address counts, for connections inside a WebSocket.
     pub(crate) trust_x_forwarded_for: bool,
@@ -158,6 +165,8 @@ impl ProxyService {
             dial_tls: server(ClientAuth::Required, &[ALPN_DIAL])?,
             peer_tls: server(ClientAuth::Required, &[b"h2"])?,
             web_tls,
+            tunnel_turns: Turnstile::new(HANDSHAKES_AT_A_TIME),
+            client_turns: Turnstile::new(HANDSHAKES_AT_A_TIME),
             clock: SystemClock::new(),
             peers: Peers::new(tasks.clone()),
             tasks,

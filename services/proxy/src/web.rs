@@ -19,8 +19,8 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 use wayleave_api::{ALPN_AUTH, ALPN_DIAL, ALPN_TUNNEL};
 use wayleave_net::{
-    Admission, BoxStream, HELLO_TIMEOUT, Hello, ReadAhead, Rewind, UPGRADE_PATH, UpgradedStream, read_hello,
-    read_proxy_header,
+    Admission, BoxStream, HELLO_TIMEOUT, Hello, ReadAhead, Rewind, Turnstile, UPGRADE_PATH, UpgradedStream,
+    read_hello, read_proxy_header,
 };
 use wayleave_runtime::Shutdown;
 
@@ -117,17 +117,17 @@ fn serve_hello(
             }
             (Destination::Tunnel, _) => {
                 shared.metrics.connection(Protocol::Tunnel);
-                let tls = handshake(shared, &shared.tunnel_tls, stream).await?;
+                let tls = handshake(shared, &shared.tunnel_turns, &shared.tunnel_tls, stream).await?;
                 Ok(agent_tunnel::serve(shared, tls, client, &admission, shutdown).await?)
             }
             (Destination::Dial, _) => {
                 shared.metrics.connection(Protocol::Dial);
-                let tls = handshake(shared, &shared.dial_tls, stream).await?;
+                let tls = handshake(shared, &shared.client_turns, &shared.dial_tls, stream).await?;
                 Ok(client_dial::serve(shared, tls, client, &admission, shutdown).await?)
             }
             (Destination::Web, Depth::Outer) => {
                 shared.metrics.connection(Protocol::Web);
-                let tls = handshake(shared, &shared.web_tls, stream).await?;
+                let tls = handshake(shared, &shared.client_turns, &shared.web_tls, stream).await?;
                 let Some(agreed) = serve_http(shared, tls, client, shutdown.clone()).await? else {
                     return Ok(());
                 };
@@ -148,18 +148,28 @@ pub(crate) type ServerTls = tokio_rustls::server::TlsStream<Rewind<BoxStream>>;
 
 async fn handshake(
     shared: &Shared,
+    turns: &Turnstile,
     config: &Arc<rustls::ServerConfig>,
     stream: Rewind<BoxStream>,
 ) -> Result<ServerTls, Failure> {
-    let began = Instant::now();
-    let accept = TlsAcceptor::from(config.clone()).accept(stream);
-    let accepted = tokio::time::timeout(HELLO_TIMEOUT, accept).await;
-    let accepted = accepted.map_err(|_| Failure::from("no TLS handshake in time")).and_then(|done| Ok(done?));
-    match &accepted {
-        Ok(_) => shared.metrics.handshakes.observe_since(began),
-        Err(_) => shared.metrics.handshakes_failed.increment(),
-    }
-    accepted
+    let accept = |stream| async move {
+        let began = Instant::now();
+        let accept = TlsAcceptor::from(config.clone()).accept(stream);
+        let accepted = tokio::time::timeout(HELLO_TIMEOUT, accept).await;
+        let accepted =
+            accepted.map_err(|_| Failure::from("no TLS handshake in time")).and_then(|done| Ok(done?));
+        match &accepted {
+            Ok(_) => shared.metrics.handshakes.observe_since(began),
+            Err(_) => shared.metrics.handshakes_failed.increment(),
+        }
+        accepted
+    };
+    let arrived = Instant::now();
+    let waited = |stream| {
+        shared.metrics.handshake_waits.observe_since(arrived);
+        accept(stream)
+    };
+    turns.pass(stream, waited).await?
 }
 
 /// Serves HTTP requests until the connection ends or is to become something else.
