@@ -25,9 +25,9 @@ pub struct Slots {
     pub strangers_max: usize,
 }
 
-/// The slots of one listener.
+/// The slots of one listener, or of anything else that strangers come to. Clones share them.
 #[derive(Clone)]
-pub(crate) struct Lobby(Arc<Shared>);
+pub struct Lobby(Arc<Shared>);
 
 struct Shared {
     what: &'static str,
@@ -63,12 +63,13 @@ struct Slot {
 }
 
 impl Lobby {
-    pub(crate) fn new(what: &'static str, slots: Slots) -> Self {
+    /// `what` is for the log.
+    pub fn new(what: &'static str, slots: Slots) -> Self {
         Self(Arc::new(Shared { what, slots, taken: Mutex::default() }))
     }
 
     /// A slot for a connection from `address`; none when all are taken and no stranger gives way.
-    pub(crate) fn admit(&self, address: IpAddr, now: Instant) -> Option<Admission> {
+    pub fn admit(&self, address: IpAddr, now: Instant) -> Option<Admission> {
         let network = network_of(address);
         let mut taken = self.lock();
         let Slots { connections_max, strangers_max } = self.0.slots;
@@ -141,7 +142,7 @@ impl Admission {
     }
 
     /// Requested when the connection must give way.
-    pub(crate) fn evicted(&self) -> Shutdown {
+    pub fn evicted(&self) -> Shutdown {
         self.0.evicted.clone()
     }
 }

@@ -8,17 +8,17 @@ use futures::future::BoxFuture;
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Sleep, sleep, timeout};
 use wayleave_identity::{Principal, UserPrincipal};
 use wayleave_keystore::{Audience, Credentials, TrustStore};
-use wayleave_net::{BoxStream, ResumptionEvent};
+use wayleave_net::{Admission, BoxStream, Lobby, ResumptionEvent, Slots};
 use wayleave_resume::{Attachments, Budget, End, Role, Stream};
 use wayleave_resume_wire::exchange::{
     Attempt, Ephemeral, StreamSecret, agent_statement, client_statement, proof_statement,
@@ -33,8 +33,8 @@ use wayleave_vocab::{UserName, Wall};
 const STREAMS_MAX: usize = 16 * 1024;
 /// Streams of one user that wait for their client; a further one ends with its connection.
 const DETACHED_PER_USER_MAX: u32 = 256;
-/// Connections at a time that want a stream back and have not proved whose it is.
-const ATTEMPTS_MAX: usize = 512;
+/// Connections at a time that want a stream back and have not proved whose it is. One that is silent gives way.
+const ATTEMPTS: Slots = Slots { connections_max: 512, strangers_max: 512 };
 /// How long whoever serves a stream may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the last bytes of a stream wait for a client that is connected and takes nothing.
@@ -64,7 +64,8 @@ pub struct Resumptions {
     config: ResumptionsConfig,
     streams: Mutex<HashMap<StreamId, Arc<Shared>>>,
     detached: Mutex<HashMap<UserName, u32>>,
-    attempts: Semaphore,
+    /// Connections that want a stream back and have not proved whose it is.
+    lobby: Lobby,
 }
 
 /// A stream that has begun.
@@ -163,7 +164,7 @@ impl Resumptions {
             config,
             streams: Mutex::default(),
             detached: Mutex::default(),
-            attempts: Semaphore::new(ATTEMPTS_MAX),
+            lobby: Lobby::new("resumptions", ATTEMPTS),
         })
     }
 
@@ -200,11 +201,21 @@ impl Resumptions {
 
     /// Somebody wants a stream back on this connection. Returns when he has it or was refused.
     pub async fn reattach(&self, connection: BoxStream, client_address: Option<SocketAddr>) {
-        let mut pending = Pending::new(connection);
-        let Ok(_attempt) = self.attempts.try_acquire() else {
+        let pending = Pending::new(connection);
+        let address = client_address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+        let Some(admission) = self.lobby.admit(address, Instant::now()) else {
             let text = "too many sessions are being resumed on this node: try again";
             return refuse(pending, Denied::new(Refusal::Busy, text)).await;
         };
+        let _ = admission.evicted().until(self.reattach_admitted(pending, client_address, &admission)).await;
+    }
+
+    async fn reattach_admitted(
+        &self,
+        mut pending: Pending,
+        client_address: Option<SocketAddr>,
+        admission: &Admission,
+    ) {
         let found = match pending.read().await {
             Ok(Frame::Reattach(reattach)) => {
                 lock(&self.streams).get(&reattach.stream).cloned().map(|shared| (shared, reattach))
@@ -230,7 +241,10 @@ impl Resumptions {
             Err(error) => return tracing::debug!(%error, "a resumption was not proved"),
         };
         let judged = match self.judge(&shared, &attempt, &proof.mac, &proof.signed) {
-            Ok(user) => shared.ask(user, client_address).await,
+            Ok(user) => {
+                admission.known();
+                shared.ask(user, client_address).await
+            }
             Err(denied) => Err(denied),
         };
         match judged.and_then(|()| shared.attach(number, &attempt, &mut pending)) {

@@ -152,6 +152,17 @@ async fn o_a_wrong_mac_is_refused_and_the_stream_goes_on() {
 }
 
 #[tokio::test]
+async fn a_silent_connections_that_want_streams_back_keep_nobody_from_his_own() {
+    let mut world = World::new();
+    let (mut client, mut agent, ..) = resumed(&mut world).await;
+    let _silent: Vec<BoxStream> = (0..1000).map(|_| world.raw()).collect();
+    world.cut();
+    // Sooner than any of them runs out of time by itself.
+    let alive = tokio::time::timeout(Duration::from_secs(8), check_alive(&mut client, &mut agent));
+    alive.await.unwrap();
+}
+
+#[tokio::test]
 async fn o_a_name_that_nobody_has_opens_nothing() {
     let world = World::new();
     let mut stream = world.raw();
