@@ -22,7 +22,11 @@ const USER: &str = "bench";
 pub(crate) struct Site {
     directory: PathBuf,
     bin_dir: PathBuf,
-    login: String,
+    pub(crate) login: String,
+    /// How many tunnels an agent keeps.
+    pub(crate) connections: u16,
+    /// How long a process that is told to stop waits for what runs.
+    pub(crate) shutdown_timeout: &'static str,
 }
 
 /// A proxy: where clients enter.
@@ -58,7 +62,13 @@ impl Site {
             ensure!(path.is_file(), "{} is missing: build it, or name --bin-dir", path.display());
         }
         fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
-        Ok(Self { directory, bin_dir: bin_dir.to_owned(), login: login.to_owned() })
+        Ok(Self {
+            directory,
+            bin_dir: bin_dir.to_owned(),
+            login: login.to_owned(),
+            connections: 1,
+            shutdown_timeout: "2s",
+        })
     }
 
     pub(crate) fn bin_dir(&self) -> &Path {
@@ -80,8 +90,9 @@ impl Site {
         };
         let text = format!(
             "version: v3\nwayleave:\n  nodename: {name}\n  data_dir: {home}/data\n{joining}  \
-             shutdown_timeout: 2s\n  log:\n    output: {home}/log\n{services}",
+             shutdown_timeout: {patience}\n  log:\n    output: {home}/log\n{services}",
             home = home.display(),
+            patience = self.shutdown_timeout,
         );
         fs::write(home.join("wayleave.yaml"), text).with_context(|| format!("the configuration of {name}"))
     }
@@ -93,8 +104,9 @@ impl Site {
         fs::set_permissions(&token, fs::Permissions::from_mode(0o600))?;
         Ok(format!(
             "auth_service:\n  cluster_name: {CLUSTER}\n  listen_addr: {address}\n  tokens:\n    - \
-             \"proxy,node:{}\"\n  tunnel_strategy:\n    type: proxy_peering\n    agent_connection_count: 1\n",
-            token.display()
+             \"proxy,node:{}\"\n  tunnel_strategy:\n    type: proxy_peering\n    agent_connection_count: {}\n",
+            token.display(),
+            self.connections
         ))
     }
 
@@ -151,7 +163,11 @@ impl Site {
         fs::write(self.directory.join("ca-pin"), pins.join("\n")).context("the pin")
     }
 
-    fn make_user(&self, auth: &str) -> Result<()> {
+    /// Makes the user and his identity, which knows all proxies that there are.
+    ///
+    /// # Errors
+    /// When Auth refuses.
+    pub(crate) fn make_user(&self, auth: &str) -> Result<()> {
         let add = ["users", "add", USER, "--roles", "access", "--logins", &self.login];
         run(self.admin(auth).args(add))?;
         run(self
@@ -161,7 +177,7 @@ impl Site {
         Ok(())
     }
 
-    fn identity(&self) -> PathBuf {
+    pub(crate) fn identity(&self) -> PathBuf {
         self.directory.join("identity")
     }
 
@@ -191,7 +207,11 @@ impl Site {
         command
     }
 
-    fn wait_reachable(&self, web: SocketAddr, node: &str) -> Result<()> {
+    /// Waits until stock `ssh` reaches a node through a proxy.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub(crate) fn wait_reachable(&self, web: SocketAddr, node: &str) -> Result<()> {
         let mut last = None;
         let reached = wait_for(&format!("{node} to be reachable through {web}"), || {
             let outcome = time(self.ssh(web, node)?.arg("true"));
@@ -205,7 +225,11 @@ impl Site {
         }
     }
 
-    fn start_node(&self, web: SocketAddr) -> Result<Daemon> {
+    /// Starts the agent that is called [`NODE`].
+    ///
+    /// # Errors
+    /// When it cannot start.
+    pub(crate) fn start_node(&self, web: SocketAddr) -> Result<Daemon> {
         self.write(NODE, &format!("proxy_server: {web}"), "ssh_service:\n  labels:\n    bench: \"yes\"\n")?;
         self.start(NODE)
     }

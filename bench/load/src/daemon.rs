@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long it may take to end after it was asked to.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// How long one that serves sessions may take.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(120);
 /// How often a condition is looked at.
 pub(crate) const LOOK: Duration = Duration::from_millis(10);
 
@@ -84,6 +86,23 @@ impl Daemon {
         Ok(())
     }
 
+    /// Asks it to end, and waits until it has let go of what runs.
+    ///
+    /// # Errors
+    /// When it takes longer than [`DRAIN_PATIENCE`] or fails.
+    pub(crate) fn drain(&mut self) -> Result<()> {
+        ask_to_end(&self.child);
+        let deadline = Instant::now() + DRAIN_PATIENCE;
+        while Instant::now() < deadline {
+            match self.child.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => bail!("{} ended with {status}", self.name),
+                None => pause(LOOK),
+            }
+        }
+        bail!("{} does not end", self.name)
+    }
+
     /// Kills it.
     ///
     /// # Errors
@@ -115,7 +134,7 @@ fn end(child: &mut Child) -> bool {
     if matches!(child.try_wait(), Ok(Some(_))) {
         return true;
     }
-    let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).stderr(Stdio::null()).status();
+    ask_to_end(child);
     let deadline = Instant::now() + STOP_PATIENCE;
     while Instant::now() < deadline {
         if matches!(child.try_wait(), Ok(Some(_))) {
@@ -126,6 +145,10 @@ fn end(child: &mut Child) -> bool {
     let _ = child.kill();
     let _ = child.wait();
     false
+}
+
+fn ask_to_end(child: &Child) {
+    let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).stderr(Stdio::null()).status();
 }
 
 /// Looks again and again until there is an answer.

@@ -12,13 +12,14 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use wayleave_resource::{EnforcedBy, Metadata, Node, NodeSpec, Resource};
 use wayleave_runtime::SystemClock;
 use wayleave_store::{BATCH_OPERATIONS_MAX, Backend, Key, Operation, SqliteBackend, SqliteOptions};
 use wayleave_vocab::{HostId, NodeName};
 
 pub(crate) struct Fleet {
-    site: Site,
+    pub(crate) site: Site,
     // Ended in this order: what connects before what it is connected to.
     agents: Vec<Loader>,
     pub(crate) target: Loader,
@@ -154,6 +155,29 @@ impl Fleet {
     /// When one does not die.
     pub(crate) fn kill_proxies(&mut self) -> Result<()> {
         self.proxies.iter_mut().try_for_each(|proxy| proxy.daemon.kill())
+    }
+
+    /// Stops a proxy as an operator does, waits until it has let go of everything, and starts it again.
+    ///
+    /// # Errors
+    /// When it does not end or does not come back.
+    pub(crate) fn restart_proxy(&mut self, number: usize) -> Result<()> {
+        let proxy = self.proxies.get_mut(number).with_context(|| format!("there is no proxy {number}"))?;
+        proxy.daemon.drain()?;
+        proxy.daemon = self.site.start(&proxy.daemon.name)?;
+        proxy.daemon.wait_listening(&[proxy.web], LOOK)
+    }
+
+    /// Sessions of a program whose command gives back each line; they are all up.
+    ///
+    /// # Errors
+    /// When one of them does not begin.
+    pub(crate) fn sessions(&self, command: &str, count: u64, interval: Duration) -> Result<Loader> {
+        let [count, interval] = [u128::from(count), interval.as_millis()].map(|number| number.to_string());
+        let arguments = ["sessions", "--command", command, "--count", &count, "--interval-ms", &interval];
+        let mut loader = Loader::start(self.site.bin_dir(), &arguments)?;
+        loader.line()?;
+        Ok(loader)
     }
 
     /// Starts them again as they were.

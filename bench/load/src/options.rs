@@ -9,7 +9,7 @@ pub(crate) const USAGE: &str = "\
 Usage: cargo xtask bench [ROW]… [OPTION]…
 
 Measures rows of BUDGETS beside their peers, interleaved, and writes bench/results/ROW.json and bench/RESULTS.md.
-Rows: 1 to 10, 12, 13, 14 and 16 (all when none is named).
+Rows: 1 to 10 and 12 to 16 (all when none is named).
 
   --runs N        runs of every contender (default 5, at least 5 for a figure to be quoted)
   --mib N         size of a stream in rows 3 and 8 (default 2048)

@@ -2,13 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use nix::sys::signal::Signal;
 use std::path::PathBuf;
-use wayleave_scenario::{Cluster, EchoServer, Program, Ssh, check_all};
+use std::time::Duration;
+use wayleave_scenario::{Checks, Cluster, EchoServer, Program, Ssh, check_all, wait_until};
 
 #[test]
 fn jumps_of_stock_ssh() {
-    let cluster = Cluster::builder("ssh_jump").proxies(2).nodes(&["web-1"]).peering(1).start();
-    check_all!(&cluster;
+    let mut cluster = Cluster::builder("ssh_jump")
+        .proxies(2)
+        .nodes(&["web-1"])
+        .peering(1)
+        .instance_lines(&["shutdown_timeout: 60s"])
+        .start();
+    let mut checks = Checks::default();
+    check_all!(checks, &cluster;
         a_node_is_reached_by_a_plain_jump,
         files_and_forwards_work_over_a_jump,
         l_addresses_other_ports_and_unknown_names_are_refused,
@@ -17,6 +25,8 @@ fn jumps_of_stock_ssh() {
         d_no_key_without_certificate_enters,
         who_may_jump_may_not_therefore_enter,
     );
+    check_all!(checks, &mut cluster; a_session_over_a_jump_outlives_a_drain_and_not_a_kill);
+    checks.end();
 }
 
 /// An ssh_config as a user would write it who has the key files and knows the port.
@@ -176,4 +186,31 @@ fn who_may_jump_may_not_therefore_enter(cluster: &Cluster) {
     let jump = Jump::new(cluster, 0);
     let output = jump.program("ssh").args(["daemon@web-1", "true"]).output().ended_with(255);
     assert!(output.stderr_text().contains("denied"), "{output}");
+}
+
+/// As docs/resumption.md says: nothing of ours is at the client's end, so nothing can go on elsewhere.
+fn a_session_over_a_jump_outlives_a_drain_and_not_a_kill(cluster: &mut Cluster) {
+    let jump = Jump::new(cluster, 0);
+    let session = |command: &str| {
+        let mut running = jump.program("ssh").args(["root@web-1", command]).start();
+        running.wait_for_stdout("begun");
+        running
+    };
+    let mut drained = session("echo begun; sleep 3; echo whole");
+    let proxy = &mut cluster.proxies[0];
+    let mark = proxy.daemon.log_mark();
+    proxy.daemon.signal(Signal::SIGTERM);
+    assert_eq!(drained.wait().succeeded().stdout_text(), "begun\nwhole\n");
+    assert_eq!(proxy.daemon.wait_exit(Duration::from_secs(50)), Some(Some(0)), "{}", proxy.daemon.tail());
+    assert!(!proxy.daemon.log_since(mark).contains("are cut"), "{}", proxy.daemon.tail());
+    proxy.daemon.start();
+    let ssh = proxy.file.ssh;
+    wait_until("the proxy to be back", || std::net::TcpStream::connect(ssh).is_ok());
+    cluster.wait_reachable(0, "web-1");
+
+    let mut killed = session("echo begun; sleep 600; echo whole");
+    cluster.proxies[0].daemon.kill();
+    let output = killed.wait();
+    assert_eq!(output.stdout_text(), "begun\n");
+    assert_ne!(output.code, Some(0));
 }

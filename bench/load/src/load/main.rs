@@ -12,6 +12,7 @@ mod latency;
 mod options;
 mod pooled;
 mod probe;
+mod sessions;
 mod target;
 mod visitor;
 
@@ -44,6 +45,7 @@ fn run(command: Command) -> Result<()> {
             Command::Agents(options) => agents::run(options).await,
             Command::Pooled(options) => pooled::run(options).await,
             Command::Probe(options) => probe::run(options).await,
+            Command::Sessions(options) => sessions::run(options).await,
             Command::Visitor(options) => visitor::run(options).await,
             Command::Dials(options) => client::dials(options).await,
             Command::Stream(options) => client::stream(options).await,

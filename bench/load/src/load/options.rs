@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
+use std::time::Duration;
 use wayleave_vocab::HostPort;
 
 pub(crate) const USAGE: &str = "\
@@ -16,6 +17,7 @@ Usage: wayleave-load COMMAND [OPTION]…
                                                             agents that come back; `watch` on standard input
   probe    --ca FILE --proxies ADDR,… --first N --count N --rate N
                                                             dials a second; `mark` on standard input
+  sessions --command WORDS --count N --interval-ms N        sessions of a program that gives back each line
   visitor  --ca FILE --proxy ADDR --node NAME --listen ADDR a local port that leads to the node
   dials    --connect ADDR --concurrency N --count N         connections of one byte
   stream   --connect ADDR --mib N --direction down|up       one connection of many bytes
@@ -28,6 +30,7 @@ pub(crate) enum Command {
     Agents(AgentsOptions),
     Pooled(PooledOptions),
     Probe(ProbeOptions),
+    Sessions(SessionsOptions),
     Visitor(VisitorOptions),
     Dials(DialsOptions),
     Stream(StreamOptions),
@@ -61,6 +64,12 @@ pub(crate) struct ProbeOptions {
     pub(crate) first: u64,
     pub(crate) count: u64,
     pub(crate) rate: NonZeroU32,
+}
+
+pub(crate) struct SessionsOptions {
+    pub(crate) command: Vec<String>,
+    pub(crate) count: usize,
+    pub(crate) interval: Duration,
 }
 
 pub(crate) struct VisitorOptions {
@@ -143,6 +152,11 @@ impl Command {
                 first: words.take("--first")?,
                 count: words.take("--count")?,
                 rate: words.take("--rate")?,
+            }),
+            "sessions" => Self::Sessions(SessionsOptions {
+                command: words.take::<String>("--command")?.split_whitespace().map(str::to_owned).collect(),
+                count: words.take("--count")?,
+                interval: Duration::from_millis(words.take("--interval-ms")?),
             }),
             "visitor" => Self::Visitor(VisitorOptions {
                 ca: words.take("--ca")?,

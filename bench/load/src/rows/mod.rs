@@ -2,6 +2,7 @@
 
 mod keystroke;
 mod memory;
+mod rolling;
 mod session;
 mod session_rate;
 mod silence;
@@ -33,11 +34,12 @@ pub(crate) enum Row {
     DialRate,
     Storm,
     Silence,
+    Rolling,
     SessionRate,
 }
 
 impl Row {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::StockSession,
         Self::WaySession,
         Self::Stream,
@@ -51,6 +53,7 @@ impl Row {
         Self::DialRate,
         Self::Storm,
         Self::Silence,
+        Self::Rolling,
         Self::SessionRate,
     ];
 
@@ -77,6 +80,7 @@ impl Row {
             Self::DialRate => 12,
             Self::Storm => 13,
             Self::Silence => 14,
+            Self::Rolling => 15,
             Self::SessionRate => 16,
         }
     }
@@ -96,6 +100,7 @@ impl Row {
             Self::DialRate => "dials a second through peering: open, one byte, close",
             Self::Storm => "all proxies killed: agents come back",
             Self::Silence => "home proxy falls silent: a dial succeeds by the other tunnel",
+            Self::Rolling => "rolling restart of all proxies under 1,000 sessions and 500 dials a second",
             Self::SessionRate => "new SSH sessions a second, two cores shared with the load",
         }
     }
@@ -117,6 +122,7 @@ impl Row {
             Self::DialRate => ">= 1.0 x rathole TLS, none fails",
             Self::Storm => "99.9 % back <= 10 s; no request to Auth by a returning agent",
             Self::Silence => "p99 <= 1 s with `agent_connection_count` 2",
+            Self::Rolling => "0 failed dials, 0 lost sessions, 0 bytes lost",
             Self::SessionRate => ">= 150 a second; agent CPU <= 5 ms; memory <= 1 MiB a session",
         }
     }
@@ -136,6 +142,7 @@ impl Row {
             Self::DialRate => tunnel_dial::rate(place),
             Self::Storm => storm::measure(place),
             Self::Silence => silence::measure(place),
+            Self::Rolling => rolling::measure(place),
             Self::SessionRate => session_rate::measure(place),
         }
     }
