@@ -6,7 +6,7 @@ use crate::auth_core::AuthCore;
 use crate::keys;
 use crate::records::decode_resource;
 use crate::request_error::RequestError;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use wayleave_policy::{CompiledRole, widens_own_role, widens_own_user};
 use wayleave_resource::{
@@ -125,7 +125,7 @@ impl AuthCore {
         check_expected(&resource, before.as_ref())?;
         let stored = before.as_ref().and_then(decode_resource);
         complete(&mut resource, stored.as_ref(), &by.user, now);
-        check_own_write(&resource, stored.as_ref(), by)?;
+        check_own_write(&resource, stored.as_ref(), by, &self.roles_of_author(&resource, by).await?)?;
         if let Resource::User(user) = &mut resource {
             conditions.extend(self.roles_exist(user)?);
             if let Some(Resource::User(stored)) = &stored {
@@ -135,6 +135,26 @@ impl AuthCore {
             }
         }
         Ok(Planned { resource, conditions, created: before.is_none() })
+    }
+
+    /// The roles that whoever writes a role acts with, and those that he was given since he logged in: they are his at
+    /// the next login.
+    async fn roles_of_author(
+        &self,
+        resource: &Resource,
+        by: &Author,
+    ) -> Result<BTreeSet<RoleName>, RequestError> {
+        let mut roles = by.roles.clone();
+        if !matches!(resource, Resource::Role(_)) || by.local_admin {
+            return Ok(roles);
+        }
+        let Some(key) = keys::resource(Kind::User, by.user.as_str()) else { return Ok(roles) };
+        // The mirror may be behind another Auth instance, where the role was given.
+        let item = self.records.backend().get(&key).await.map_err(RequestError::store("read"))?;
+        if let Some(Resource::User(user)) = item.as_ref().and_then(decode_resource) {
+            roles.extend(user.spec.roles);
+        }
+        Ok(roles)
     }
 
     /// The conditions under which every role of a user exists.
@@ -306,12 +326,17 @@ fn check_expected(resource: &Resource, before: Option<&Item>) -> Result<(), Requ
 }
 
 /// Nobody's own write widens what he may do: a role that he holds, or his own user. The local administrator may.
-fn check_own_write(resource: &Resource, stored: Option<&Resource>, by: &Author) -> Result<(), RequestError> {
+fn check_own_write(
+    resource: &Resource,
+    stored: Option<&Resource>,
+    by: &Author,
+    roles: &BTreeSet<RoleName>,
+) -> Result<(), RequestError> {
     if by.local_admin {
         return Ok(());
     }
     let widening = match (resource, stored) {
-        (Resource::Role(new), Some(Resource::Role(old))) if by.roles.contains(&new.name) => {
+        (Resource::Role(new), Some(Resource::Role(old))) if roles.contains(&new.name) => {
             widens_own_role(old, new)
         }
         (Resource::User(new), Some(Resource::User(old))) if new.name == by.user => widens_own_user(old, new),

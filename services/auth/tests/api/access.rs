@@ -269,6 +269,28 @@ async fn e_a_role_that_was_taken_is_not_used_any_more() {
 }
 
 #[tokio::test]
+async fn e_nobody_widens_a_role_that_he_was_given_since_he_logged_in() {
+    let cluster = Cluster::start().await;
+    cluster.role("role-writer", "{allow: {rules: [{resources: [role], verbs: [read, update]}]}}").await;
+    cluster.role("dev", "{allow: {logins: [dev]}}").await;
+    cluster.role("other", "{allow: {logins: [dev]}}").await;
+    cluster.create_user("rob", &["role-writer"], &[]).await;
+    let mut rob = cluster.user("rob").await;
+    let write = |role: &str, spec: &str| {
+        let yaml = format!("kind: role\nversion: v8\nmetadata: {{name: {role}}}\nspec: {spec}\n");
+        let json = wayleave_resource::Resource::parse_yaml(&yaml).unwrap().remove(0).to_stored_json();
+        wayleave_api::auth::ResourceWrite { json }
+    };
+    cluster.put("kind: user\nversion: v2\nmetadata: {name: rob}\nspec: {roles: [role-writer, dev]}\n").await;
+
+    let wider = write("dev", "{allow: {logins: [dev, root]}}");
+    crate::harness::refused(rob.upsert_resource(wider).await, Code::PermissionDenied);
+
+    rob.upsert_resource(write("dev", "{allow: {logins: []}}")).await.unwrap();
+    rob.upsert_resource(write("other", "{allow: {logins: [dev, root]}}")).await.unwrap();
+}
+
+#[tokio::test]
 async fn e_nobody_widens_himself_by_writing_resources() {
     let cluster = Cluster::start().await;
     cluster.create_user("ed", &["editor"], &[]).await;
