@@ -4,6 +4,7 @@
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use std::os::unix::fs::PermissionsExt as _;
 use wayleave_scenario::{Scene, check_all, descendants, is_alive, wait_until};
 
 #[test]
@@ -14,6 +15,7 @@ fn the_demo() {
         once_as_text_it_shows_both_ways,
         a_command_that_fails_is_no_success,
         it_stays_until_it_is_interrupted_and_leaves_nothing,
+        it_ends_with_its_terminal_and_leaves_nothing,
         a_directory_of_ones_own_is_kept,
     );
 }
@@ -52,13 +54,21 @@ fn a_command_that_fails_is_no_success(scene: &Scene) {
 }
 
 fn it_stays_until_it_is_interrupted_and_leaves_nothing(scene: &Scene) {
-    let temporary = scene.path("tmp");
+    check_leaves_nothing(scene, "interrupted", Signal::SIGINT);
+}
+
+fn it_ends_with_its_terminal_and_leaves_nothing(scene: &Scene) {
+    check_leaves_nothing(scene, "hung-up", Signal::SIGHUP);
+}
+
+fn check_leaves_nothing(scene: &Scene, name: &str, signal: Signal) {
+    let temporary = scene.path(name);
     std::fs::create_dir(&temporary).unwrap();
     let mut demo = scene.wayleave().env("TMPDIR", &temporary).arg("demo").start();
     demo.wait_for_stdout("Ctrl-C");
     let below = descendants(demo.pid());
     assert!(below.len() >= 5, "{below:?}");
-    demo.signal(Signal::SIGINT);
+    demo.signal(signal);
     let output = demo.wait();
     assert_eq!(output.code, Some(0), "{output}");
     wait_until("everything to have ended", || below.iter().all(|pid| !is_alive(*pid)));
@@ -70,6 +80,9 @@ fn a_directory_of_ones_own_is_kept(scene: &Scene) {
     let directory = scene.path("kept");
     let demo = || scene.wayleave().args(["demo", "--once", "--data-dir"]).arg(&directory).output();
     let _done = demo().succeeded();
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&directory), 0o700);
+    assert_eq!(mode(&directory.join("token")), 0o600, "the token joins proxies");
     let files = directory.read_dir().unwrap().count();
     assert!(files > 0);
     let _told = demo().failed().complaining("remove it or name another directory");

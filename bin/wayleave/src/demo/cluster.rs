@@ -2,13 +2,15 @@
 
 use super::probe;
 use anyhow::{Context, bail};
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::net::TcpListener;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use wayleave_client::identity_file::Identity;
 use wayleave_dial::DialRoute;
+use wayleave_keystore::write_private;
 use wayleave_vocab::{HostId, HostPort};
 
 /// How long the whole cluster may take to start.
@@ -17,6 +19,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(25);
 /// How long processes may take to end before they are killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of a directory that is made: what is in it is nobody else's.
+const PRIVATE_DIRECTORY: u32 = 0o700;
 /// The user of the demo.
 const USER: &str = "demo";
 const CLUSTER: &str = "demo";
@@ -295,7 +299,11 @@ fn make_directory(data_dir: Option<&Path>) -> anyhow::Result<(PathBuf, Option<te
             if path.join("auth").exists() {
                 bail!("{} holds a demo already: remove it or name another directory", path.display());
             }
-            fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(PRIVATE_DIRECTORY)
+                .create(path)
+                .with_context(|| format!("cannot create {}", path.display()))?;
             Ok((path.canonicalize().with_context(|| path.display().to_string())?, None))
         }
     }
@@ -316,7 +324,8 @@ fn write_auth(directory: &Path, ports: &Ports) -> anyhow::Result<()> {
     let secret: String = wayleave_runtime::random_bytes::<16>().iter().map(|b| format!("{b:02x}")).collect();
     let home = directory.join("auth");
     fs::create_dir_all(&home)?;
-    fs::write(directory.join("token"), &secret)?;
+    // It joins proxies for as long as the directory is kept.
+    write_private(&directory.join("token"), secret.as_bytes()).context("the token")?;
     let text = format!(
         "version: v3\n\
          wayleave:\n  nodename: auth\n  data_dir: {home}/data\n  log:\n    output: {home}/log\n\

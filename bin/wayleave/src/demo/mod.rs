@@ -12,6 +12,7 @@ use reach::Reached;
 use report::Report;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 use wayleave_runtime::Shutdown;
 
 /// How long the agents may take to be reachable after a proxy died.
@@ -57,13 +58,15 @@ pub(crate) fn run(args: DemoArgs) -> anyhow::Result<()> {
     runtime.block_on(async {
         let stopped = Shutdown::new();
         let asked = stopped.clone();
-        let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         let tasks = wayleave_runtime::TaskGroup::new();
         tasks.spawn("signals", async move {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
             }
             asked.request();
         });
@@ -81,7 +84,8 @@ async fn show(args: &DemoArgs, stopped: &Shutdown) -> anyhow::Result<()> {
     if !args.once && matches!(presented, Some(Ok(()))) {
         stopped.requested().await;
     }
-    say(args, "\nStopping …\n")?;
+    // When the terminal was closed, nobody reads it.
+    let _ = say(args, "\nStopping …\n");
     cluster.stop().await?;
     match presented {
         Some(done) => done,
