@@ -9,8 +9,8 @@ use std::time::Duration;
 use wayleave_audit::{Event, Text};
 use wayleave_identity::UserPrincipal;
 use wayleave_os::{Account, AccountError};
-use wayleave_policy::{Context, Denial, NodeView, Permit};
-use wayleave_session::{Connection as Limits, Terms, TooManyConnections};
+use wayleave_policy::{Context, Denial, NodeView, Permit, SessionOptions};
+use wayleave_session::{Connection as Limits, TooManyConnections};
 use wayleave_ssh::{AuthAttempt, DisconnectReason};
 use wayleave_vocab::{Login, Mono, NameError, UserName, Wall};
 
@@ -243,7 +243,12 @@ impl NodeConnection {
         let Stage::Admitted(user) = &self.stage else { return };
         let now = limits::now(&*core.clock);
         let ageless = UserPrincipal { not_after: Wall::from_ms(u64::MAX), ..user.principal.clone() };
-        let decision = self.decide_running(&ageless, &user.login, user.principal.not_after, now.wall);
+        let certificate_ends = user.principal.not_after;
+        let decision = self.decide_running(&ageless, &user.login, now.wall);
+        if let Ok(options) = &decision {
+            self.end_forwards_without_right(core, options);
+        }
+        let decision = decision.map(|options| limits::terms(&options, certificate_ends));
         if let Stage::Admitted(user) = &mut self.stage {
             user.limits(core.last_activity).handle_decision(decision, now);
         }
@@ -254,16 +259,15 @@ impl NodeConnection {
         &self,
         principal: &UserPrincipal,
         login: &Login,
-        certificate_ends: Wall,
         now: Wall,
-    ) -> Result<Terms, wayleave_session::EndReason> {
+    ) -> Result<SessionOptions, wayleave_session::EndReason> {
         let view = self.view().ok_or(wayleave_session::EndReason::PolicyChanged)?;
         let config = &self.node.config;
         let labels = config.labels.borrow().clone();
         let node = NodeView { name: &config.node, host_id: &config.host_id, labels: &labels };
         let context = Context { locks: view.locks(), locks_age: Duration::ZERO };
         match view.policy().decide_ssh(principal, &node, login, &context, now) {
-            Ok(permit) => Ok(limits::terms(permit.options(), certificate_ends)),
+            Ok(permit) => Ok(permit.options().clone()),
             Err(denial) => {
                 tracing::info!(%denial, "a running SSH connection is no longer allowed");
                 Err(limits::end_reason(denial))

@@ -5,6 +5,7 @@
 use super::NodeAdapter;
 use super::admission::Refused;
 use super::connection::{Done, NodeConnection, Stage, Unconfirmed};
+use super::forwarding_remote::StopOnDrop;
 use super::sessions::{Preparation, SessionStage, answer};
 use crate::driver::Core;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use tokio::net::UnixStream;
 use wayleave_audit::{Event, Outcome, Text};
 use wayleave_os::{Account, SpawnError, UserListener};
 use wayleave_policy::Permit;
+use wayleave_runtime::Shutdown;
 use wayleave_ssh::{ChannelId, ChannelOpen, ReplyToken};
 
 /// Pause after a failed accept, so that a lack of descriptors does not spin.
@@ -27,8 +29,14 @@ pub(crate) enum AgentForwarding {
     Off,
     /// Being made; these sessions wait for it.
     Starting(Vec<(ChannelId, Option<ReplyToken>)>),
-    /// There.
-    On(PathBuf),
+    /// There, until this is dropped.
+    On { path: PathBuf, _stop: StopOnDrop },
+}
+
+/// The socket, and what ends it.
+pub(crate) struct AgentListener {
+    listener: UserListener,
+    stop: Shutdown,
 }
 
 impl NodeConnection {
@@ -50,14 +58,14 @@ impl NodeConnection {
         let SessionStage::Preparing(preparation) = &mut session.stage else {
             return answer(core, reply, false);
         };
-        if let AgentForwarding::On(path) = &self.agent {
+        if let AgentForwarding::On { path, .. } = &self.agent {
             preparation.agent_socket = Some(path.clone());
             return answer(core, reply, true);
         }
         session.stage = SessionStage::AwaitingAgent(std::mem::take(preparation));
         match &mut self.agent {
             AgentForwarding::Starting(waiting) => waiting.push((channel, reply)),
-            AgentForwarding::Off | AgentForwarding::On(_) => {
+            AgentForwarding::Off | AgentForwarding::On { .. } => {
                 self.agent = AgentForwarding::Starting(vec![(channel, reply)]);
                 self.start_agent(core, permit);
             }
@@ -96,19 +104,20 @@ impl NodeConnection {
         core: &mut Core<Done>,
         listening: Result<UserListener, SpawnError>,
     ) {
-        let path = match listening {
+        let (now, path) = match listening {
+            // The policy may have changed while the socket was made.
+            Ok(_) if self.may_forward_agent(core).is_err() => (AgentForwarding::Off, None),
             Ok(listener) => {
-                let path = listener.path().to_owned();
-                core.start(accept(listener));
-                Some(path)
+                let (path, stop) = (listener.path().to_owned(), Shutdown::new());
+                core.start(accept(AgentListener { listener, stop: stop.clone() }));
+                (AgentForwarding::On { path: path.clone(), _stop: StopOnDrop(stop) }, Some(path))
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, "a socket for agent forwarding was not made");
-                None
+                (AgentForwarding::Off, None)
             }
         };
-        let now = path.clone().map_or(AgentForwarding::Off, AgentForwarding::On);
         let AgentForwarding::Starting(waiting) = std::mem::replace(&mut self.agent, now) else { return };
         for (channel, reply) in waiting {
             if let Some(session) = self.sessions.get_mut(&channel)
@@ -123,14 +132,21 @@ impl NodeConnection {
         }
     }
 
-    /// A program of the user wants the agent: the client is asked for it.
+    /// A program of the user wants the agent: the client is asked for it, if the user may still forward it.
     pub(crate) fn on_agent_wanted(
         &mut self,
         core: &mut Core<Done>,
-        listener: UserListener,
+        wanted: AgentListener,
         stream: UnixStream,
     ) {
-        core.start(accept(listener));
+        if wanted.stop.is_requested() {
+            return;
+        }
+        core.start(accept(wanted));
+        if let Err(refused) = self.may_forward_agent(core) {
+            tracing::debug!(reason = refused.reason, "a connection to the agent was refused");
+            return;
+        }
         match core.connection.open(&ChannelOpen::AuthAgent) {
             Ok(channel) => {
                 let unconfirmed = Unconfirmed { stream: Box::new(stream), listener: None };
@@ -153,11 +169,12 @@ async fn listen(
     node.config.launcher.listen_for_agent(account).await
 }
 
-async fn accept(listener: UserListener) -> Done {
+async fn accept(socket: AgentListener) -> Done {
     loop {
-        match listener.accept().await {
-            Ok(stream) => return Done::AgentWanted(listener, stream),
-            Err(error) => {
+        match socket.stop.until(socket.listener.accept()).await {
+            None => return Done::Noted,
+            Some(Ok(stream)) => return Done::AgentWanted(socket, stream),
+            Some(Err(error)) => {
                 tracing::debug!(%error, "a connection to the agent was not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }

@@ -1,7 +1,7 @@
 //! The application on one connection of a user: state, and who deals with what.
 
 use super::admission::{Admitted, Candidate};
-use super::agent_forwarding::AgentForwarding;
+use super::agent_forwarding::{AgentForwarding, AgentListener};
 use super::forwarded::Streams;
 use super::forwarding_local::OpenRefusal;
 use super::forwarding_remote::{Forwards, Incoming, Listening};
@@ -86,7 +86,7 @@ pub(crate) enum Done {
     /// The agent's socket is there, or why not.
     AgentListening(Result<UserListener, SpawnError>),
     /// A program of the user wants the client's agent.
-    AgentWanted(UserListener, UnixStream),
+    AgentWanted(AgentListener, UnixStream),
     /// A target was connected, or why not.
     Connected(ChannelId, String, Result<BoxStream, OpenRefusal>),
     /// A listener is there, or why not.
@@ -299,7 +299,7 @@ impl Application for NodeConnection {
             Done::ProcessStarted(channel, start) => self.on_process_started(core, channel, start),
             Done::ProcessEnded(channel, ended) => self.on_process_ended(core, channel, ended),
             Done::AgentListening(listening) => self.on_agent_listening(core, listening),
-            Done::AgentWanted(listener, stream) => self.on_agent_wanted(core, listener, stream),
+            Done::AgentWanted(wanted, stream) => self.on_agent_wanted(core, wanted, stream),
             Done::Connected(channel, address, connected) => {
                 self.on_connected(core, channel, address, connected);
             }

@@ -109,6 +109,11 @@ impl NodeConnection {
             let through = core.pumps.remove(channel);
             self.note_port_end(core, stream.stop, &stream.address, stream.since, Some(through));
         }
+        self.end_listeners(core);
+    }
+
+    /// Nothing is listened on any more.
+    pub(crate) fn end_listeners(&mut self, core: &mut Core<Done>) {
         for (address, since) in self.forwards.end() {
             self.note_port_end(core, PortAction::RemoteStop, &address, since, None);
         }

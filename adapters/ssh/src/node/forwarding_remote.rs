@@ -5,6 +5,7 @@
 
 use super::NodeAdapter;
 use super::admission::Refused;
+use super::agent_forwarding::AgentForwarding;
 use super::connection::{Done, NodeConnection, Stage, Unconfirmed, answer_global};
 use crate::driver::Core;
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use tokio::net::{TcpListener, UnixStream};
 use wayleave_audit::{Event, PortAction};
 use wayleave_net::BoxStream;
 use wayleave_os::{Launcher, UserListener};
-use wayleave_policy::Permit;
+use wayleave_policy::{Permit, SessionOptions};
 use wayleave_runtime::Shutdown;
 use wayleave_ssh::{ChannelOpen, GlobalReply, GlobalReplyToken, TcpEndpoint};
 use wayleave_vocab::Mono;
@@ -70,7 +71,7 @@ impl fmt::Display for ForwardKey {
 }
 
 /// Ends the accepting of a listener.
-struct StopOnDrop(Shutdown);
+pub(crate) struct StopOnDrop(pub(crate) Shutdown);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
@@ -224,6 +225,11 @@ impl NodeConnection {
                 return answer_global(core, reply, GlobalReply::Failure);
             }
         };
+        // The policy may have changed while the listener was made.
+        if let Err(refused) = self.may_forward(core) {
+            self.note_port_failed(core, PortAction::RemoteStart, &key.to_string(), &refused.reason);
+            return answer_global(core, reply, GlobalReply::Failure);
+        }
         let stop = Shutdown::new();
         let event = self.port_event(PortAction::RemoteConnection, &key.to_string());
         for listener in listeners {
@@ -262,7 +268,18 @@ impl NodeConnection {
         answer_global(core, reply, GlobalReply::Success);
     }
 
-    /// Somebody connected: the client is offered the stream.
+    /// Ends the listeners that the policy of the moment allows no more. Connections that came to them go on.
+    pub(crate) fn end_forwards_without_right(&mut self, core: &mut Core<Done>, options: &SessionOptions) {
+        if !options.port_forwarding {
+            self.end_listeners(core);
+        }
+        if !options.forward_agent && matches!(self.agent, AgentForwarding::On { .. }) {
+            tracing::info!("a forwarded agent is no longer allowed");
+            self.agent = AgentForwarding::Off;
+        }
+    }
+
+    /// Somebody connected: the client is offered the stream, if the user may still forward.
     pub(crate) fn on_incoming(&mut self, core: &mut Core<Done>, incoming: Incoming) {
         let Incoming { accepting, stream } = incoming;
         if accepting.stop.is_requested() {
@@ -282,6 +299,10 @@ impl NodeConnection {
         };
         let address = accepting.key.to_string();
         core.start(accept(accepting));
+        if let Err(refused) = self.may_forward(core) {
+            tracing::debug!(reason = refused.reason, "a forwarded connection was refused");
+            return self.note_port_failed(core, PortAction::RemoteConnection, &address, &refused.reason);
+        }
         match core.connection.open(&open) {
             Ok(channel) => {
                 self.unconfirmed.insert(channel, Unconfirmed { stream, listener: Some(address) });

@@ -190,6 +190,14 @@ impl Side {
         self.tell(Message::Global { request, wants_reply });
     }
 
+    /// What the other side opened is not wanted here.
+    pub(super) fn refuse(&mut self, message: Message) {
+        if let Message::Open { key, .. } = message {
+            let (reason, text) = (OpenFailure::Prohibited, "no longer allowed".to_owned());
+            self.tell(Message::OpenFailed { key, reason, text });
+        }
+    }
+
     /// The other side said something.
     pub(super) fn on_message<D: Send + 'static>(&mut self, core: &mut Core<D>, message: Message) {
         match message {

@@ -318,6 +318,13 @@ impl Visitor {
         }
     }
 
+    /// Whether the user's agent may be reached on this connection now.
+    fn may_forward_agent(&self, core: &Core<Done>) -> bool {
+        let is_certified = matches!(&self.stage, Stage::Admitted(user) if user.permissions.agent_forwarding);
+        let allowed = self.permit(core.clock.wall()).is_ok_and(|permit| permit.options().forward_agent);
+        is_certified && allowed
+    }
+
     fn forward_agent(
         &mut self,
         core: &mut Core<Done>,
@@ -325,9 +332,7 @@ impl Visitor {
         request: ChannelRequest,
         reply: Option<ReplyToken>,
     ) {
-        let is_certified = matches!(&self.stage, Stage::Admitted(user) if user.permissions.agent_forwarding);
-        let allowed = self.permit(core.clock.wall()).is_ok_and(|permit| permit.options().forward_agent);
-        if is_certified && allowed {
+        if self.may_forward_agent(core) {
             self.note_agent_or_x11(core, channel, "agent", Outcome::Success);
             return self.pass(channel, request, reply);
         }
@@ -458,7 +463,16 @@ impl Visitor {
 
     /// What the machine's connection said of channels.
     pub(super) fn on_relayed(&mut self, core: &mut Core<Done>, message: Message) {
+        let is_refused = match &message {
+            Message::Open { open: ChannelOpen::AuthAgent, .. } => !self.may_forward_agent(core),
+            // The machine's sshd offers nothing else than connections to forwarded ports.
+            Message::Open { .. } => self.may_forward(core).is_err(),
+            _ => false,
+        };
         let Some(side) = &mut self.side else { return };
+        if is_refused {
+            return side.refuse(message);
+        }
         if let Message::Request { key, request: ChannelRequest::ExitStatus { status }, .. } = &message
             && let Some(channel) = side.channel(*key)
             && let Some(session) = self.sessions.get_mut(&channel)

@@ -1,11 +1,15 @@
 //! Sessions that end while they run, each for its reason, with a word to the user.
 
+use crate::forwarding::{Agent, allocated_port, check_echo, echo_server, is_failure, wait_until_refused};
 use crate::harness::{block_on, cases, wait_until};
 use crate::sessions::{is_running, read_until};
 use crate::world::{Certified, Setting, World, lock, role, text, wall};
+use std::path::Path;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::process::Child;
-use wayleave_audit::{DisconnectReason, Event};
+use wayleave_audit::{DisconnectReason, Event, PortAction};
 use wayleave_policy::Settings;
 use wayleave_resource::{LabelSelector, RoleOptions};
 use wayleave_vocab::{Labels, Ttl};
@@ -17,6 +21,10 @@ cases![
     j_changed_labels_end_what_they_no_longer_match,
     j_a_certificate_that_runs_out_ends_sessions_where_configured,
     j_a_certificate_that_runs_out_leaves_sessions_otherwise_and_opens_no_new_ones,
+    j_a_changed_role_ends_remote_forwards,
+    j_a_changed_role_ends_a_forwarded_agent,
+    j_a_remote_forward_takes_nothing_new_after_the_certificate,
+    j_a_remote_forward_takes_nothing_new_while_the_agent_stops,
     j_silence_ends_sessions,
     j_a_program_that_ignores_the_hangup_is_killed,
     g_a_client_that_answers_no_probe_is_given_up_as_the_cluster_says,
@@ -107,6 +115,97 @@ fn j_a_certificate_that_runs_out_leaves_sessions_otherwise_and_opens_no_new_ones
         drop(running.stdin.take());
         assert!(running.wait().await.unwrap().success());
     });
+}
+
+fn j_a_changed_role_ends_remote_forwards() {
+    block_on(async {
+        let world = World::new().await;
+        let (mut ssh, port) = start_forward(&world).await;
+        check_echo(TcpStream::connect(("127.0.0.1", port)).await.unwrap()).await;
+
+        let options = RoleOptions { port_forwarding: Some(false), ..RoleOptions::default() };
+        world.policy.publish(&[role("access", options)], &[]);
+
+        wait_until_refused(port).await;
+        let is_ended = |event: &Event| matches!(event, Event::Port { action: PortAction::RemoteStop, .. });
+        wait_until(|| world.audit.has(is_ended)).await;
+        assert!(ssh.try_wait().unwrap().is_none(), "the connection itself is still allowed");
+    });
+}
+
+fn j_a_changed_role_ends_a_forwarded_agent() {
+    block_on(async {
+        let world = World::new().await;
+        let agent = Agent::start(&world).await;
+        let option = format!("IdentityAgent={}", agent.socket);
+        let mut ssh = world
+            .ssh("alice", &["-A", "-o", &option])
+            .arg("echo $SSH_AUTH_SOCK; read -r line; ssh-add -L")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let socket = read_until(&mut ssh, "\n").await.trim().to_owned();
+        assert!(Path::new(&socket).exists(), "{socket}");
+
+        let options = RoleOptions { forward_agent: Some(false), ..RoleOptions::default() };
+        world.policy.publish(&[role("access", options)], &[]);
+
+        wait_until(|| !Path::new(&socket).exists()).await;
+        ssh.stdin.as_mut().unwrap().write_all(b"go on\n").await.unwrap();
+        let output = ssh.wait_with_output().await.unwrap();
+        assert!(!text(&output.stdout).contains("agent-test-key"), "{output:?}");
+    });
+}
+
+fn j_a_remote_forward_takes_nothing_new_after_the_certificate() {
+    block_on(async {
+        let world = World::new().await;
+        let ends = certify_for(&world, Duration::from_secs(4));
+        let (_ssh, port) = start_forward(&world).await;
+
+        wait_until(|| wall() > ends).await;
+
+        check_takes_nothing(&world, port, "ran out").await;
+    });
+}
+
+fn j_a_remote_forward_takes_nothing_new_while_the_agent_stops() {
+    block_on(async {
+        let world = World::new().await;
+        let target = echo_server(&world).await;
+        // A session keeps the connection for as long as the drain lasts.
+        let mut ssh = world
+            .ssh("alice", &["-R", &format!("0:127.0.0.1:{target}")])
+            .arg("exec cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let port = allocated_port(&mut ssh).await;
+
+        world.tasks.shutdown().request();
+
+        check_takes_nothing(&world, port, "shutting down").await;
+    });
+}
+
+/// An ssh that forwards a port back to an echo server, and the port.
+async fn start_forward(world: &World) -> (Child, u16) {
+    let target = echo_server(world).await;
+    let mut ssh = world.ssh("alice", &["-N", "-R", &format!("0:127.0.0.1:{target}")]).spawn().unwrap();
+    let port = allocated_port(&mut ssh).await;
+    (ssh, port)
+}
+
+/// Whoever connects to a forwarded port is cut, and that is noted.
+async fn check_takes_nothing(world: &World, port: u16, reason: &str) {
+    let is_refused = |event: &Event| is_failure(event, PortAction::RemoteConnection, reason);
+    while !world.audit.has(is_refused) {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
+        let mut back = Vec::new();
+        let _cut = stream.shutdown().await;
+        let _cut = stream.read_to_end(&mut back).await;
+        assert_eq!(back, b"");
+    }
 }
 
 fn j_silence_ends_sessions() {

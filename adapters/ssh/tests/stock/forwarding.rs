@@ -117,7 +117,7 @@ fn a_refused_target_is_said_so() {
     });
 }
 
-fn is_failure(event: &Event, wanted: PortAction, reason: &str) -> bool {
+pub(crate) fn is_failure(event: &Event, wanted: PortAction, reason: &str) -> bool {
     match event {
         Event::Port { action, outcome: Outcome::Failure { error }, .. } => {
             *action == wanted && error.as_str().contains(reason)
@@ -391,7 +391,7 @@ async fn wait_connected(port: u16) -> TcpStream {
     }
 }
 
-async fn wait_until_refused(port: u16) {
+pub(crate) async fn wait_until_refused(port: u16) {
     while TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
