@@ -4,15 +4,18 @@
 //! effect is acknowledged, and forwarded. Auth takes it in ([`Intake`]) and appends it to the [`Chain`]. Nothing here
 //! writes, signs or sends. Audit events are not logs, and secrets are not part of any event.
 
+mod budget;
 mod chain;
 mod envelope;
 mod event;
 mod intake;
+mod sender;
 mod text;
 
+pub use budget::{EventBudget, EventBudgets, OverBudget};
 pub use chain::{
-    Chain, ChainEntry, ChainFault, ChainHash, Checkpoint, ENTRY_BYTES_MAX, ParseChainHashError,
-    SignedCheckpoint, Verified, VerifyCheckpoint, verify_chain,
+    Chain, ChainEntry, ChainFault, ChainHash, Checkpoint, ENTRY_BYTES_MAX,
+    ParseChainHashError, SignedCheckpoint, Verified, VerifyCheckpoint, verify_chain,
 };
 pub use envelope::{DecodeEnvelopeError, ENVELOPE_BYTES_MAX, Envelope, Origin};
 pub use event::{
@@ -20,4 +23,5 @@ pub use event::{
     ResumptionAction, SessionRef, SftpAction, SftpActionKind, SftpTotals, Subject, Traffic,
 };
 pub use intake::{Intake, IntakeOutcome, IntakeRefusal};
+pub use sender::{SenderRefusal, check_sender};
 pub use text::{LIST_MAX, TEXT_BYTES_MAX, Text, bounded_list};

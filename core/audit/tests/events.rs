@@ -3,13 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use wayleave_audit::{
     Actor, AppRef, CertKind, Change, ChangedKind, DecodeEnvelopeError, DisconnectReason, Envelope, Event,
-    Intake, IntakeOutcome, IntakeRefusal, Origin, Outcome, PortAction, ResumptionAction, SessionRef,
-    SftpAction, SftpActionKind, SftpTotals, Subject, Traffic, bounded_list,
+    EventBudget, EventBudgets, Intake, IntakeOutcome, IntakeRefusal, Origin, Outcome, PortAction,
+    ResumptionAction, SenderRefusal, SessionRef, SftpAction, SftpActionKind, SftpTotals, Subject, Traffic,
+    bounded_list, check_sender,
 };
-use wayleave_vocab::{ClusterName, HostId, Login, SessionId, Wall};
+use wayleave_vocab::{ClusterName, HostId, Login, Mono, SessionId, SystemRole, Wall};
 
 fn host(n: u8) -> HostId {
     HostId::from_random([n; 16])
@@ -246,4 +248,51 @@ proptest! {
         prop_assert!(bytes.len() < 32 * 1024);
         prop_assert_eq!(Envelope::decode(&bytes), Ok(envelope));
     }
+}
+
+#[test]
+fn i_a_process_sends_only_what_its_services_see_of_its_machines() {
+    let roles = |roles: &[SystemRole]| roles.iter().copied().collect::<BTreeSet<_>>();
+    let own = ["auth", "session", "exec", "subsystem", "port", "forward", "sftp", "app", "client"];
+    let mut refused = 0;
+    for event in all() {
+        let json = String::from_utf8(envelope(event.clone(), 1).encode()).unwrap();
+        let is_own = own.iter().any(|kind| json.contains(&format!("\"event\":\"{kind}")));
+        // The events here are of host 4; without a host they are of whoever sends them.
+        let sent = |host, roles: &BTreeSet<SystemRole>| check_sender(host, roles, &event);
+        assert_eq!(sent(host(4), &roles(&[SystemRole::Node])).is_ok(), is_own, "{json}");
+        assert_eq!(sent(host(5), &roles(&[SystemRole::Proxy])).is_ok(), is_own, "{json}");
+        for nobody in [roles(&[SystemRole::Auth]), roles(&[SystemRole::Bot]), roles(&[])] {
+            assert!(sent(host(4), &nobody).is_err(), "{json}");
+        }
+        let foreign = sent(host(5), &roles(&[SystemRole::Node]));
+        if let Err(SenderRefusal::OtherMachine { sender, named }) = foreign {
+            assert_eq!((sender, named), (host(5), host(4)), "{json}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 10, "{refused}");
+}
+
+#[test]
+fn i_a_budget_holds_honest_bursts_and_bounds_the_rest() {
+    let at = |millis| Mono::from_origin(Duration::from_millis(millis));
+    let mut budgets = EventBudgets::default();
+    // 150 sessions a second with six events each, for an hour.
+    let longest = all().into_iter().filter(|event| event.code().starts_with("T2"));
+    let bytes = longest.map(|event| envelope(event, 1).encode().len() as u64).max().unwrap();
+    for second in 0..3600 {
+        assert_eq!(budgets.admit(host(1), 150 * 6 * bytes.max(600), at(second * 1000)), Ok(()), "{second}");
+    }
+    let budget = EventBudget { bytes_per_minute: 600, burst_bytes: 1000 };
+    let mut budgets = EventBudgets::new(budget);
+    let taken = (0..600_000).step_by(10).filter(|ms| budgets.admit(host(1), 1, at(*ms)).is_ok()).count();
+    assert!((6900..=7000).contains(&taken), "{taken} of 1000 at once and 600 in each of ten minutes");
+    let told = budgets.admit(host(1), 100, at(600_000)).unwrap_err();
+    assert!(budgets.admit(host(1), 100, at(600_000).after(told.retry_after)).is_ok());
+    assert_eq!(
+        budgets.admit(host(2), 5000, at(600_000)),
+        Ok(()),
+        "what is larger than a budget takes a full one"
+    );
 }

@@ -9,12 +9,14 @@ use crate::overview::Reports;
 use crate::password::PasswordHasher;
 use crate::rate_limit::RateLimiter;
 use crate::records::Records;
+use crate::request_error::RequestError;
 use crate::routes::Routes;
 use crate::snapshots::Snapshots;
 use crate::token_secret::{SecretHash, generate};
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use wayleave_audit::Event;
+use std::sync::{Arc, Mutex, PoisonError};
+use wayleave_api::auth::AuditRecord;
+use wayleave_audit::{Event, EventBudgets};
 use wayleave_runtime::Clock;
 use wayleave_store::{Committed, Condition, Operation, StoreError};
 use wayleave_vocab::{HostId, SystemRole};
@@ -40,6 +42,8 @@ pub(crate) struct AuthCore {
     pub(crate) questions: RateLimiter,
     /// How many refusals of known callers go to the audit log.
     pub(crate) noted_denials: RateLimiter,
+    /// How much each process may add to the log.
+    pub(crate) event_budgets: Mutex<EventBudgets>,
     pub(crate) static_tokens: Vec<HashedToken>,
     /// Compared with when there is no token of a name, so that the answer takes as long.
     pub(crate) no_secret: SecretHash,
@@ -65,6 +69,17 @@ impl HashedToken {
 }
 
 impl AuthCore {
+    /// Takes the events of a process off its budget.
+    pub(crate) fn check_event_budget(
+        &self,
+        sender: HostId,
+        records: &[AuditRecord],
+    ) -> Result<(), RequestError> {
+        let bytes = records.iter().map(|record| record.event_json.len() as u64).sum();
+        let mut budgets = self.event_budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(budgets.admit(sender, bytes, self.clock.mono())?)
+    }
+
     /// Carries out a change and appends its events, all or nothing.
     pub(crate) async fn commit_audited(
         &self,

@@ -4,6 +4,7 @@ use crate::rate_limit::RateLimit;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use wayleave_audit::EventBudget;
 use wayleave_resource::{AuthPreferenceSpec, NetworkingSpec};
 use wayleave_telemetry::Diagnostics;
 use wayleave_vocab::{ClusterName, HostPort, NodeName, Secret, SystemRole, TunnelStrategy};
@@ -126,6 +127,8 @@ pub struct Limits {
     pub attempts: RateLimit,
     /// Everything else that strangers may ask, per address.
     pub questions: RateLimit,
+    /// Audit events, per process of the cluster.
+    pub events: EventBudget,
     /// Connections at once.
     pub connections_max: usize,
     /// Connections at once that have not shown a certificate, or not yet.
@@ -137,6 +140,7 @@ impl Default for Limits {
         Self {
             attempts: RateLimit { per_minute: 20, burst: 40 },
             questions: RateLimit { per_minute: 120, burst: 480 },
+            events: EventBudget::default(),
             connections_max: 15_000,
             strangers_max: 2_000,
         }

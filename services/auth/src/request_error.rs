@@ -2,6 +2,7 @@
 
 use crate::rate_limit::TooManyCalls;
 use tonic::{Code, Status};
+use wayleave_audit::OverBudget;
 use wayleave_store::StoreError;
 
 /// A request that was not carried out. Nothing was changed, except where a write may have got through to a backend that
@@ -34,6 +35,9 @@ pub enum RequestError {
     /// The caller asks too often.
     #[error(transparent)]
     TooMany(#[from] TooManyCalls),
+    /// The process sends more events than are taken: it keeps them and waits.
+    #[error(transparent)]
+    TooManyEvents(#[from] OverBudget),
     /// A bound is reached; later it may work.
     #[error("{0}")]
     Busy(String),
@@ -94,7 +98,9 @@ impl From<RequestError> for Status {
             RequestError::NotFound(_) => Code::NotFound,
             RequestError::AlreadyExists(_) => Code::AlreadyExists,
             RequestError::Conflict(_) => Code::Aborted,
-            RequestError::TooMany(_) | RequestError::Busy(_) => Code::ResourceExhausted,
+            RequestError::TooMany(_) | RequestError::TooManyEvents(_) | RequestError::Busy(_) => {
+                Code::ResourceExhausted
+            }
             RequestError::Unavailable { .. } => Code::Unavailable,
             RequestError::Broken(reason) => {
                 tracing::error!(%reason, "a request failed");

@@ -17,7 +17,7 @@ use wayleave_api::auth::{
     RouteAck, RouteUpdate, SignOpensshLoginRequest, SignOpensshLoginResponse, WatchClusterRequest,
     WithdrawRequest, WithdrawResponse,
 };
-use wayleave_audit::Envelope;
+use wayleave_audit::{Envelope, check_sender};
 use wayleave_runtime::TaskGroup;
 use wayleave_vocab::PolicyRevision;
 
@@ -60,19 +60,23 @@ impl Host for HostService {
         request: Request<EmitEventsRequest>,
     ) -> Result<Response<EmitEventsResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let sender = caller.host()?.host_id;
+        let sender = caller.host()?;
+        let records = request.into_inner().records;
+        self.core.check_event_budget(sender.host_id, &records)?;
         let mut envelopes = Vec::new();
-        for record in request.into_inner().records {
+        for record in records {
             let envelope = Envelope::decode(&record.event_json)
                 .map_err(|error| RequestError::Invalid(format!("event {}: {error}", record.sequence)))?;
             if envelope.origin.sequence != record.sequence {
                 let text = format!("event {} says that it is {}", record.sequence, envelope.origin.sequence);
                 return Err(RequestError::Invalid(text).into());
             }
+            check_sender(sender.host_id, &sender.system_roles, &envelope.event)
+                .map_err(|refusal| RequestError::denied(refusal.to_string()))?;
             envelopes.push(envelope);
         }
         let acknowledged_sequence =
-            self.core.audit.append_from(&self.core.records, sender, &envelopes).await?;
+            self.core.audit.append_from(&self.core.records, sender.host_id, &envelopes).await?;
         Ok(Response::new(EmitEventsResponse { acknowledged_sequence }))
     }
 

@@ -27,13 +27,14 @@ use crate::rpc_public::PublicService;
 use crate::slots::Slots;
 use crate::snapshots::{PublishError, Publisher, Snapshots};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use wayleave_api::auth::PublicKeys;
 use wayleave_api::auth::admin_server::AdminServer;
 use wayleave_api::auth::host_server::HostServer;
 use wayleave_api::auth::public_server::PublicServer;
+use wayleave_audit::EventBudgets;
 use wayleave_identity::HostPrincipal;
 use wayleave_keystore::{Credentials, CredentialsError, TlsConfigError, TlsKey, TrustStore};
 use wayleave_net::{BindError, bind};
@@ -147,6 +148,7 @@ impl AuthService {
             static_tokens: HashedToken::all(&config),
             attempts: RateLimiter::new(config.limits.attempts),
             questions: RateLimiter::new(config.limits.questions),
+            event_budgets: Mutex::new(EventBudgets::new(config.limits.events)),
             noted_denials: RateLimiter::new(NOTED_DENIALS),
             no_secret: unknown_secret(),
             passwords: PasswordHasher::new(),

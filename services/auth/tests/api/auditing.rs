@@ -1,18 +1,26 @@
 //! The audit log: events of others once and only about themselves, the chain, searching.
 
 use crate::harness::{Cluster, Process, refused};
+use std::time::Duration;
 use tonic::Code;
 use wayleave_api::auth::{AuditRecord, EmitEventsRequest, SearchEventsRequest};
-use wayleave_audit::{Chain, ChainEntry, Envelope, Event, Origin, Text, verify_chain};
+use wayleave_audit::{
+    Actor, Chain, ChainEntry, Change, ChangedKind, Envelope, Event, EventBudget, Origin, Outcome,
+    SessionRef, Text, verify_chain,
+};
 use wayleave_runtime::{Clock, random_bytes};
-use wayleave_vocab::ClusterName;
+use wayleave_vocab::{ClusterName, Login, SessionId};
 
 fn envelope(cluster: &Cluster, host_id: &str, sequence: u64) -> Envelope {
-    let event = Event::ServiceState {
-        service: Text::new("ssh"),
-        state: Text::new("started"),
-        details: Text::new(format!("event {sequence}")),
+    let event = Event::AuthAttempt {
+        user: Text::new("ssh"),
+        client_addr: None,
+        error: Text::new(format!("event {sequence}")),
     };
+    sealed(cluster, host_id, sequence, event)
+}
+
+fn sealed(cluster: &Cluster, host_id: &str, sequence: u64, event: Event) -> Envelope {
     let origin =
         Origin { cluster: ClusterName::parse("demo").unwrap(), host_id: host_id.parse().unwrap(), sequence };
     Envelope::new(event, origin, random_bytes(), cluster.clock.wall())
@@ -44,7 +52,7 @@ async fn k_events_are_appended_once_and_only_about_the_sender() {
     assert_eq!(emit(&cluster, &node, &events[..120]).await.unwrap(), 120);
     assert_eq!(emit(&cluster, &node, &events[..250]).await.unwrap(), 250);
     assert_eq!(emit(&cluster, &node, &events[10..20]).await.unwrap(), 250);
-    let found = search(&cluster, &["WSV00I"]).await;
+    let found = search(&cluster, &["T3007W"]).await;
     assert_eq!(found.iter().filter(|event| event.contains("\"ssh\"")).count(), 250);
     refused(emit(&cluster, &other, &events[..1]).await, Code::PermissionDenied);
     let mut foreign = envelope(&cluster, &node.host_id, 300);
@@ -53,6 +61,71 @@ async fn k_events_are_appended_once_and_only_about_the_sender() {
     let nonsense =
         EmitEventsRequest { records: vec![AuditRecord { sequence: 1, event_json: b"{}".to_vec() }] };
     refused(cluster.host(&node).emit_events(nonsense).await, Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn i_no_process_writes_what_only_auth_sees_or_what_others_saw() {
+    let cluster = Cluster::start().await;
+    let node = cluster.join(&["Node"], "n-1").await;
+    let (other, proxy) = (cluster.join(&["Node"], "n-2").await, cluster.join(&["Proxy"], "p-1").await);
+    let login = Event::UserLogin {
+        user: Text::new("alice"),
+        method: Text::new("local"),
+        client_addr: None,
+        outcome: Outcome::Success,
+    };
+    let change = Event::Changed {
+        kind: ChangedKind::Role,
+        change: Change::Updated,
+        name: Text::new("access"),
+        actor: Actor { user: Text::new("alice"), local_admin: true, client_addr: None },
+        details: Vec::new(),
+    };
+    let session = |server: &Process| Event::SessionStart {
+        session: SessionRef {
+            sid: SessionId::from_random(random_bytes()),
+            user: Text::new("alice"),
+            login: Login::parse("root").unwrap(),
+            server_id: server.host_id.parse().unwrap(),
+            server_hostname: Text::new("n-2"),
+        },
+        interactive: true,
+        client_addr: None,
+        policy_revision: Text::new("0.1"),
+    };
+    let send = async |process: &Process, event| {
+        let envelope = sealed(&cluster, &process.host_id, 1, event);
+        emit(&cluster, process, &[envelope]).await
+    };
+    for event in [login, change] {
+        refused(send(&node, event.clone()).await, Code::PermissionDenied);
+        refused(send(&proxy, event).await, Code::PermissionDenied);
+    }
+    refused(send(&node, session(&other)).await, Code::PermissionDenied);
+    assert_eq!(send(&node, session(&node)).await.unwrap(), 1);
+    assert_eq!(send(&proxy, session(&other)).await.unwrap(), 1, "a proxy tells of published machines");
+    assert_eq!(search(&cluster, &["T2000I"]).await.len(), 2);
+}
+
+#[tokio::test]
+async fn i_no_process_fills_the_log_faster_than_its_budget() {
+    let budget = EventBudget { bytes_per_minute: 20_000, burst_bytes: 30_000 };
+    let cluster = Cluster::start_with(|config| config.limits.events = budget).await;
+    let (node, other) = (cluster.join(&["Node"], "n-1").await, cluster.join(&["Node"], "n-2").await);
+    let events: Vec<Envelope> = (1..=100).map(|n| envelope(&cluster, &node.host_id, n)).collect();
+    let bytes: usize = events.iter().map(|event| event.encode().len()).sum();
+    assert!((15_000..30_000).contains(&bytes), "{bytes}");
+    assert_eq!(emit(&cluster, &node, &events).await.unwrap(), 100);
+    let more: Vec<Envelope> = (101..=200).map(|n| envelope(&cluster, &node.host_id, n)).collect();
+
+    let told = emit(&cluster, &node, &more).await.unwrap_err();
+
+    assert_eq!(told.code(), Code::ResourceExhausted);
+    assert!(told.message().contains("try again in"), "{told:?}");
+    let others = envelope(&cluster, &other.host_id, 1);
+    assert_eq!(emit(&cluster, &other, &[others]).await.unwrap(), 1, "each host has its own");
+    cluster.clock.advance(Duration::from_secs(60));
+    assert_eq!(emit(&cluster, &node, &more).await.unwrap(), 200, "what waited comes later");
 }
 
 #[tokio::test]
@@ -113,13 +186,13 @@ async fn a_search_is_by_time_and_bounded() {
     let early = cluster.clock.wall();
     let events: Vec<Envelope> = (1..=600).map(|n| envelope(&cluster, &node.host_id, n)).collect();
     emit(&cluster, &node, &events).await.unwrap();
-    cluster.clock.advance(std::time::Duration::from_secs(60));
+    cluster.clock.advance(Duration::from_secs(60));
     let late: Vec<Envelope> = (601..=602).map(|n| envelope(&cluster, &node.host_id, n)).collect();
     emit(&cluster, &node, &late).await.unwrap();
     let request = |from_ms, limit| SearchEventsRequest {
         from_ms,
         limit,
-        codes: vec!["WSV00I".into()],
+        codes: vec!["T3007W".into()],
         ..Default::default()
     };
     let mut admin = cluster.admin();
@@ -143,7 +216,7 @@ async fn a_search_goes_on_where_it_stopped() {
     let mut found = Vec::new();
     let mut before = 0;
     loop {
-        let codes = vec!["WSV00I".into()];
+        let codes = vec!["T3007W".into()];
         let request = SearchEventsRequest { codes, limit: 97, before, ..Default::default() };
         let page = admin.search_events(request).await.unwrap().into_inner();
         found.extend(page.json.into_iter().filter(|event| event.contains("\"ssh\"")));
