@@ -1,4 +1,6 @@
-//! `wayleave backend`: copies of what the Auth Service keeps.
+//! `wayleave backend`: copies of what the Auth Service keeps, and whether its audit log is whole.
+
+mod verdict;
 
 use crate::cli::{EXIT_USAGE, print_error, write_out};
 use crate::storage::Storage;
@@ -11,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wayleave_auth::{BackupFile, Copied, Existing, backup, clone_backend, restore};
+use verdict::VerdictFormat;
+use wayleave_auth::{BackupFile, Copied, Existing, backup, clone_backend, restore, verify_audit_log};
 use wayleave_runtime::{Clock, SystemClock};
 use wayleave_store::{Backend, SqliteBackend};
 
@@ -28,6 +31,8 @@ pub(crate) enum BackendCommand {
     Restore(RestoreArgs),
     /// Copy one backend into another, to move a cluster
     Clone(CloneArgs),
+    /// Verify the chain of audit events and its signed checkpoints, while Auth runs or not
+    VerifyEvents(VerifyArgs),
 }
 
 #[derive(Args)]
@@ -64,6 +69,19 @@ pub(crate) struct CloneArgs {
     replace: bool,
 }
 
+#[derive(Args)]
+pub(crate) struct VerifyArgs {
+    /// The backend whose events are verified, instead of that of the configuration
+    #[arg(long, value_name = "BACKEND")]
+    of: Option<String>,
+    /// The configuration of the Auth Service
+    #[arg(short, long, env = "WAYLEAVE_CONFIG", default_value = crate::cli::CONFIG_FILE)]
+    config: PathBuf,
+    /// text for people, json for one object on standard output
+    #[arg(long, value_enum, default_value_t = VerdictFormat::Text)]
+    format: VerdictFormat,
+}
+
 pub(crate) fn run(command: BackendCommand) -> ExitCode {
     let prepared = match prepare(command) {
         Ok(prepared) => prepared,
@@ -92,6 +110,7 @@ enum Prepared {
     Backup { file: PathBuf, source: Storage },
     Restore { file: PathBuf, target: Storage, existing: Existing },
     Clone { source: Storage, target: Storage, existing: Existing },
+    VerifyEvents { source: Storage, format: VerdictFormat },
 }
 
 fn prepare(command: BackendCommand) -> anyhow::Result<Prepared> {
@@ -116,6 +135,13 @@ fn prepare(command: BackendCommand) -> anyhow::Result<Prepared> {
                 bail!("--from and --to are the same backend");
             }
             Prepared::Clone { source, target, existing: existing(replace) }
+        }
+        BackendCommand::VerifyEvents(VerifyArgs { of, config, format }) => {
+            let source = match of {
+                Some(named) => Storage::named(&named)?,
+                None => configured(&config)?,
+            };
+            Prepared::VerifyEvents { source, format }
         }
     })
 }
@@ -145,11 +171,7 @@ async fn carry_out(prepared: Prepared) -> anyhow::Result<String> {
             Ok(format!("{count} records of a backup of {made}\n{}", restored(&copied, &target)))
         }
         Prepared::Clone { source, target, existing } => {
-            let beside = match &target {
-                Storage::Sqlite(directory) => directory.clone(),
-                _ => std::env::temp_dir().join("copy"),
-            };
-            let opened = Opened::to_read(&source, &beside, clock.clone()).await?;
+            let opened = Opened::to_read(&source, &beside(&target), clock.clone()).await?;
             let backend = target.open(clock.clone()).await?;
             let from = opened.backend.clone();
             let done =
@@ -160,6 +182,20 @@ async fn carry_out(prepared: Prepared) -> anyhow::Result<String> {
             told.end();
             Ok(restored(&copied, &target))
         }
+        Prepared::VerifyEvents { source, format } => {
+            let opened = Opened::to_read(&source, &beside(&source), clock.clone()).await?;
+            let done = verify_audit_log(opened.backend.clone()).await;
+            opened.close().await;
+            verdict::say(&done.context("the audit log cannot be verified")?, format)
+        }
+    }
+}
+
+/// Where a copy of a file is put while it is read.
+fn beside(storage: &Storage) -> PathBuf {
+    match storage {
+        Storage::Sqlite(directory) => directory.clone(),
+        _ => std::env::temp_dir().join("copy"),
     }
 }
 

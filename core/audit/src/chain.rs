@@ -185,39 +185,88 @@ pub fn verify_chain(
     checkpoints: &[SignedCheckpoint],
     verify: &dyn VerifyCheckpoint,
 ) -> Result<Verified, ChainFault> {
-    let mut claims = read_checkpoints(cluster, checkpoints, verify)?.into_iter().peekable();
-    let mut chain = Chain::beginning(cluster);
-    let mut covered = 0;
-    loop_claims(&mut claims, &chain, &mut covered)?;
+    let mut verifier = ChainVerifier::new(cluster, checkpoints, verify)?;
     for entry in entries {
-        if entry.index != chain.length {
-            return Err(ChainFault::Missing { expected: chain.length, found: entry.index });
+        verifier.handle_entry(entry)?;
+    }
+    verifier.finish()
+}
+
+/// Verifies a chain whose entries come one after the other.
+#[derive(Debug)]
+pub struct ChainVerifier {
+    claims: Claims,
+    chain: Chain,
+    covered: u64,
+    checkpoints: usize,
+}
+
+impl ChainVerifier {
+    /// Before the first entry.
+    ///
+    /// # Errors
+    /// When a checkpoint is none, or contradicts the beginning.
+    pub fn new(
+        cluster: &ClusterName,
+        checkpoints: &[SignedCheckpoint],
+        verify: &dyn VerifyCheckpoint,
+    ) -> Result<Self, ChainFault> {
+        let claims = read_checkpoints(cluster, checkpoints, verify)?.into_iter().peekable();
+        let chain = Chain::beginning(cluster);
+        let mut verifier = Self { claims, chain, covered: 0, checkpoints: checkpoints.len() };
+        verifier.compare()?;
+        Ok(verifier)
+    }
+
+    /// The chain of the entries until now.
+    pub fn chain(&self) -> Chain {
+        self.chain
+    }
+
+    /// The next entry.
+    ///
+    /// # Errors
+    /// When it does not follow, or a checkpoint knows another one.
+    pub fn handle_entry(&mut self, entry: ChainEntry) -> Result<(), ChainFault> {
+        if entry.index != self.chain.length {
+            return Err(ChainFault::Missing { expected: self.chain.length, found: entry.index });
         }
-        let (next, expected) = chain.append(entry.bytes);
+        let (next, expected) = self.chain.append(entry.bytes);
         if expected.hash != entry.hash {
             return Err(ChainFault::Changed { index: entry.index });
         }
-        chain = next;
-        loop_claims(&mut claims, &chain, &mut covered)?;
+        self.chain = next;
+        self.compare()
     }
-    if let Some((number, claim)) = claims.next() {
-        return Err(ChainFault::Truncated { number, length: claim.length, present: chain.length });
+
+    /// There are no more entries.
+    ///
+    /// # Errors
+    /// When a checkpoint knows more.
+    pub fn finish(mut self) -> Result<Verified, ChainFault> {
+        let Self { chain, covered, checkpoints, .. } = self;
+        match self.claims.next() {
+            Some((number, claim)) => {
+                Err(ChainFault::Truncated { number, length: claim.length, present: chain.length })
+            }
+            None => Ok(Verified { chain, uncovered: chain.length - covered, checkpoints }),
+        }
     }
-    Ok(Verified { chain, uncovered: chain.length - covered, checkpoints: checkpoints.len() })
+
+    /// Compares the chain with every checkpoint about its present length.
+    fn compare(&mut self) -> Result<(), ChainFault> {
+        while let Some((number, claim)) = self.claims.next_if(|(_, claim)| claim.length == self.chain.length)
+        {
+            if claim.last != self.chain.last {
+                return Err(ChainFault::Contradiction { number, length: claim.length });
+            }
+            self.covered = self.chain.length;
+        }
+        Ok(())
+    }
 }
 
 type Claims = std::iter::Peekable<std::vec::IntoIter<(usize, Chain)>>;
-
-/// Compares the chain with every checkpoint about its present length.
-fn loop_claims(claims: &mut Claims, chain: &Chain, covered: &mut u64) -> Result<(), ChainFault> {
-    while let Some((number, claim)) = claims.next_if(|(_, claim)| claim.length == chain.length) {
-        if claim.last != chain.last {
-            return Err(ChainFault::Contradiction { number, length: claim.length });
-        }
-        *covered = chain.length;
-    }
-    Ok(())
-}
 
 fn read_checkpoints(
     cluster: &ClusterName,

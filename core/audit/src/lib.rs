@@ -14,7 +14,7 @@ mod text;
 
 pub use budget::{EventBudget, EventBudgets, OverBudget};
 pub use chain::{
-    Chain, ChainEntry, ChainFault, ChainHash, Checkpoint, ENTRY_BYTES_MAX,
+    Chain, ChainEntry, ChainFault, ChainHash, ChainVerifier, Checkpoint, ENTRY_BYTES_MAX,
     ParseChainHashError, SignedCheckpoint, Verified, VerifyCheckpoint, verify_chain,
 };
 pub use envelope::{DecodeEnvelopeError, ENVELOPE_BYTES_MAX, Envelope, Origin};

@@ -33,11 +33,18 @@ const PROXY_FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 /// A checkpoint of the audit chain, as stored.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct CheckpointRecord {
+pub(crate) struct CheckpointRecord {
     #[serde(with = "crate::base64_bytes")]
     bytes: Vec<u8>,
     #[serde(with = "crate::base64_bytes")]
     signature: Vec<u8>,
+}
+
+impl CheckpointRecord {
+    /// As it was signed.
+    pub(crate) fn signed(self) -> SignedCheckpoint {
+        SignedCheckpoint { bytes: self.bytes, signature: self.signature }
+    }
 }
 
 /// Runs the rounds until shutdown.

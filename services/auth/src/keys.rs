@@ -143,9 +143,14 @@ pub(crate) fn audit_head() -> Key {
     family("/audit/head")
 }
 
-/// Signed statements about the chain, by its length then.
+/// Signed statements about the chain.
+pub(crate) fn audit_checkpoints() -> Key {
+    family("/audit/checkpoints")
+}
+
+/// One of them, by the chain's length then.
 pub(crate) fn audit_checkpoint(length: u64) -> Key {
-    below(&family("/audit/checkpoints"), &format!("{length:020}"))
+    below(&audit_checkpoints(), &format!("{length:020}"))
 }
 
 /// The length at the newest of them.

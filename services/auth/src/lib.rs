@@ -8,6 +8,7 @@
 mod admin_identity;
 mod audit_events;
 mod audit_log;
+mod audit_verify;
 mod auth_core;
 mod authorities;
 mod authority_keys;
@@ -59,6 +60,7 @@ mod user_secrets;
 mod users;
 
 pub use admin_identity::{ADMIN_IDENTITY_FILE, AdminIdentityError, admin_identity_path, local_admin_name};
+pub use audit_verify::{AuditFault, AuditVerdict, VerifyAuditError, verify_audit_log};
 pub use authorities::AuthoritiesError;
 pub use bootstrap::BootstrapError;
 pub use config::{AUTH_PORT, AuthConfig, Lifetimes, Limits, StaticToken};

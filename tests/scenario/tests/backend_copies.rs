@@ -4,9 +4,12 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
+use wayleave_runtime::SystemClock;
 use wayleave_scenario::{
     AuthFile, Cluster, EtcdServer, Output, PostgresServer, Scene, free_port, wait_until,
 };
+use wayleave_store::{Backend, Operation, SqliteBackend, SqliteOptions};
 
 #[test]
 fn a_restored_cluster_is_believed_by_agents_that_have_seen_newer_policy() {
@@ -47,6 +50,49 @@ fn a_restored_cluster_is_believed_by_agents_that_have_seen_newer_policy() {
     let _ended = cluster.proxies[0].daemon.stop();
     cluster.proxies[0].daemon.start();
     cluster.wait_reachable(0, "web-1");
+}
+
+#[test]
+fn i_an_event_that_was_changed_in_the_backend_is_found() {
+    let mut cluster = Cluster::builder("backend_verify").start();
+    create_role(&cluster, "before");
+    let running = backend(&cluster, &["verify-events"]).output().succeeded();
+    assert!(running.stdout_text().contains("is whole"), "{running}");
+    assert_eq!(cluster.auth.stop(), Some(0), "{}", cluster.auth.tail());
+    let whole = backend(&cluster, &["verify-events", "--format", "json"]).json();
+    assert!(whole["is_whole"] == true && whole["entries"].as_u64() > Some(1), "{whole}");
+
+    change_an_event(&cluster.scene.path("auth/data/backend"), "before", "beside");
+
+    let broken = backend(&cluster, &["verify-events"]).output().ended_with(1);
+    assert!(broken.stderr_text().contains("does not follow from those before it"), "{broken}");
+    let json = backend(&cluster, &["verify-events", "--format", "json"]).output().ended_with(1);
+    let json: serde_json::Value = serde_json::from_str(&json.stdout_text()).unwrap();
+    assert!(json["is_whole"] == false && json["first_fault"].is_string(), "{json}");
+}
+
+/// Replaces a word in the entries of the audit log.
+fn change_an_event(directory: &Path, word: &str, by: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let options = SqliteOptions::new(directory.to_owned());
+        let backend = SqliteBackend::open(&options, Arc::new(SystemClock::new())).unwrap();
+        let page = backend.range(&"/audit/events".parse().unwrap(), None, 1000).await.unwrap();
+        let mut changed = 0;
+        for item in page.items {
+            let text = String::from_utf8(item.value.to_vec()).unwrap();
+            if text.contains(word) {
+                let value = text.replace(word, by).into();
+                backend
+                    .batch(vec![], vec![Operation::Put { key: item.key, value, lease: None }])
+                    .await
+                    .unwrap();
+                changed += 1;
+            }
+        }
+        assert!(changed > 0);
+        backend.close().await;
+    });
 }
 
 /// Whatever is wrong with a file, nothing is done.

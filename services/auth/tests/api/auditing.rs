@@ -1,14 +1,17 @@
 //! The audit log: events of others once and only about themselves, the chain, searching.
 
 use crate::harness::{Cluster, Process, refused};
+use std::sync::Arc;
 use std::time::Duration;
 use tonic::Code;
 use wayleave_api::auth::{AuditRecord, EmitEventsRequest, SearchEventsRequest};
 use wayleave_audit::{
-    Actor, Chain, ChainEntry, Change, ChangedKind, Envelope, Event, EventBudget, Origin, Outcome,
+    Actor, Chain, ChainEntry, ChainHash, Change, ChangedKind, Envelope, Event, EventBudget, Origin, Outcome,
     SessionRef, Text, verify_chain,
 };
+use wayleave_auth::verify_audit_log;
 use wayleave_runtime::{Clock, random_bytes};
+use wayleave_store::{Backend, Key, Operation};
 use wayleave_vocab::{ClusterName, Login, SessionId};
 
 fn envelope(cluster: &Cluster, host_id: &str, sequence: u64) -> Envelope {
@@ -155,6 +158,84 @@ async fn i_the_chain_verifies_and_shows_tampering() {
     entries[1].bytes =
         String::from_utf8(entries[1].bytes.clone()).unwrap().replace("alice", "mallory").into();
     assert!(verify_chain(&name, entries, &[], &|_: &[u8], _: &[u8]| true).is_err());
+}
+
+#[tokio::test]
+async fn i_whoever_holds_a_backend_can_tell_whether_its_log_is_whole() {
+    let cluster = Cluster::start().await;
+    cluster.create_user("alice", &["access"], &[]).await;
+    // Checkpoints come every few minutes.
+    tokio::time::pause();
+    while cluster.backend.range(&CHECKPOINTS.parse().unwrap(), None, 10).await.unwrap().items.is_empty() {
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    tokio::time::resume();
+    cluster.lock("l", "user: alice").await;
+    let (backend, ..) = cluster.stop().await;
+
+    let whole = verify_audit_log(backend.clone()).await.unwrap();
+
+    let verified = whole.log.unwrap();
+    assert!(verified.checkpoints == 1 && verified.uncovered >= 1, "{verified:?}");
+    assert!(verified.chain.length > verified.uncovered && whole.last_checkpoint.is_some());
+    let checkpoint = backend.range(&CHECKPOINTS.parse().unwrap(), None, 10).await.unwrap().items.remove(0);
+    let event = |index: u64| Key::parse(&format!("/audit/events/{index:020}")).unwrap();
+    let second = backend.get(&event(1)).await.unwrap().unwrap();
+    let last = event(verified.chain.length - 1);
+    let head = Key::parse("/audit/head").unwrap();
+    let shorter: Chain = Chain {
+        length: verified.chain.length - 1,
+        last: hash_of(&*backend, event(verified.chain.length - 2)).await,
+    };
+    let mut changed = second.value.to_vec();
+    *changed.last_mut().unwrap() ^= 1;
+    let forged = String::from_utf8(checkpoint.value.to_vec()).unwrap().replacen(
+        "signature\":\"",
+        "signature\":\"AAAA",
+        1,
+    );
+    let put =
+        |key: &Key, value: Vec<u8>| Operation::Put { key: key.clone(), value: value.into(), lease: None };
+    let delete = |key: &Key| Operation::Delete { key: key.clone() };
+    check_broken(&backend, vec![put(&event(1), changed)], "entry 1 does not follow").await;
+    check_broken(&backend, vec![put(&event(1), b"nothing".to_vec())], "is no entry").await;
+    check_broken(&backend, vec![delete(&event(1))], "entry 1 is missing").await;
+    check_broken(&backend, vec![delete(&last)], "were written").await;
+    let start = serde_json::to_vec(&Chain::beginning(&ClusterName::parse("demo").unwrap())).unwrap();
+    check_broken(&backend, vec![put(&head, start)], "knows").await;
+    check_broken(&backend, vec![put(&checkpoint.key, forged.into_bytes())], "is not signed by the cluster")
+        .await;
+    // What no checkpoint covers can be cut off by whoever holds the backend, and is counted.
+    backend
+        .batch(vec![], vec![delete(&last), put(&head, serde_json::to_vec(&shorter).unwrap())])
+        .await
+        .unwrap();
+    let cut = verify_audit_log(backend.clone()).await.unwrap().log.unwrap();
+    assert_eq!(cut.uncovered, verified.uncovered - 1);
+}
+
+const CHECKPOINTS: &str = "/audit/checkpoints";
+
+async fn hash_of(backend: &dyn Backend, key: Key) -> ChainHash {
+    let item = backend.get(&key).await.unwrap().unwrap();
+    let split = item.value.iter().position(|byte| *byte == b'\n').unwrap();
+    std::str::from_utf8(&item.value[..split]).unwrap().parse().unwrap()
+}
+
+/// Changes something, looks what is said of it, and puts back what was there.
+async fn check_broken(backend: &Arc<dyn Backend>, operations: Vec<Operation>, expected: &str) {
+    let mut back = Vec::new();
+    for operation in &operations {
+        let (Operation::Put { key, .. } | Operation::Delete { key }) = operation else {
+            panic!("{operation:?}")
+        };
+        let value = backend.get(key).await.unwrap().unwrap().value;
+        back.push(Operation::Put { key: key.clone(), value, lease: None });
+    }
+    backend.batch(vec![], operations).await.unwrap();
+    let fault = verify_audit_log(backend.clone()).await.unwrap().log.unwrap_err();
+    assert!(fault.to_string().contains(expected), "{fault}, not {expected}");
+    backend.batch(vec![], back).await.unwrap();
 }
 
 #[tokio::test]
