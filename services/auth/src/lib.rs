@@ -16,6 +16,7 @@ mod authority_rotation;
 mod authorization;
 mod base64_bytes;
 mod bootstrap;
+mod change_preview;
 mod cluster_watch;
 mod config;
 mod connection;

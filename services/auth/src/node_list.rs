@@ -19,20 +19,52 @@ pub(crate) fn parse_kind(text: &str) -> Result<Kind, RequestError> {
     text.parse().map_err(|error: wayleave_resource::ParseKindError| RequestError::Invalid(error.to_string()))
 }
 
+/// What may be done with resources, as people type it.
+fn parse_verb(text: &str) -> Result<AdminVerb, RequestError> {
+    let verbs = || AdminVerb::ALL.into_iter().filter(|verb| *verb != AdminVerb::Any);
+    verbs().find(|verb| verb.as_str() == text).ok_or_else(|| {
+        let text = text.chars().take(32).collect::<String>();
+        let known: Vec<&str> = verbs().map(AdminVerb::as_str).collect();
+        RequestError::Invalid(format!(
+            "{text:?} is no action that can be explained: there are ssh, and {} with a kind of resource",
+            known.join(", ")
+        ))
+    })
+}
+
+/// A kind that roles may have rules about, as people type it.
+fn parse_target(text: &str) -> Result<RuleTarget, RequestError> {
+    match RuleTarget::other(text) {
+        Some(other) => Ok(other),
+        None => parse_kind(text).map(RuleTarget::Kind),
+    }
+}
+
+/// An explanation as it is answered.
+pub(crate) fn explained(
+    allowed: bool,
+    summary: &str,
+    explanation: &impl serde::Serialize,
+) -> Result<ExplainResponse, RequestError> {
+    let trace_json =
+        serde_json::to_string(explanation).map_err(|error| RequestError::Broken(error.to_string()))?;
+    Ok(ExplainResponse { allowed, summary: summary.to_owned(), trace_json })
+}
+
 /// A node with what decisions need of it.
-struct Seen {
+pub(crate) struct Seen {
     node: Node,
     labels: Labels,
 }
 
 impl Seen {
-    fn view(&self) -> NodeView<'_> {
+    pub(crate) fn view(&self) -> NodeView<'_> {
         NodeView { name: &self.node.spec.hostname, host_id: &self.node.host_id, labels: &self.labels }
     }
 }
 
 impl AuthCore {
-    fn nodes(&self) -> Vec<Seen> {
+    pub(crate) fn nodes(&self) -> Vec<Seen> {
         let node = |mirrored: &Arc<crate::mirror::Mirrored>| match &mirrored.resource {
             Resource::Node(node) => Some(Seen { labels: node.all_labels(), node: node.clone() }),
             _ => None,
@@ -81,6 +113,9 @@ impl AuthCore {
         caller: &UserPrincipal,
         request: &ExplainRequest,
     ) -> Result<ExplainResponse, RequestError> {
+        if request.action == "write" && !request.resources_json.is_empty() {
+            return self.preview(caller, &request.resources_json);
+        }
         let now = self.clock.wall();
         let view = self.mirror.policy();
         let invalid = |error: &dyn std::fmt::Display| RequestError::Invalid(error.to_string());
@@ -93,16 +128,18 @@ impl AuthCore {
             view.decide(caller, AdminVerb::Read, &RuleTarget::Kind(Kind::User), None, now)?;
             view.decide(caller, AdminVerb::Read, &RuleTarget::Kind(Kind::Role), None, now)?;
         }
-        if request.action != "ssh" {
-            return Err(RequestError::Invalid(format!(
-                "{:?} is no action that can be explained: there is ssh",
-                request.action.chars().take(32).collect::<String>()
-            )));
-        }
-        let login = Login::parse(request.login.as_str()).map_err(|e| invalid(&e))?;
+        let verb = match request.action.as_str() {
+            "ssh" => None,
+            action => Some(parse_verb(action)?),
+        };
         let user = self.user(&name)?;
         let principal =
             view.policy.principal_of(Subject::from(&user), now).map_err(|denial| refused(&denial))?;
+        if let Some(verb) = verb {
+            let explanation = view.explain_admin(&principal, verb, &parse_target(&request.target)?, now);
+            return explained(explanation.permitted, &explanation.summary, &explanation);
+        }
+        let login = Login::parse(request.login.as_str()).map_err(|e| invalid(&e))?;
         let seen = self.find_node(&request.target)?;
         if !about_others && !caller.local_admin {
             let visible = view.visible(caller, [(seen.view(), ())], now);
@@ -111,9 +148,7 @@ impl AuthCore {
             }
         }
         let explanation = view.explain(&principal, &seen.view(), &login, now);
-        let trace_json =
-            serde_json::to_string(&explanation).map_err(|error| RequestError::Broken(error.to_string()))?;
-        Ok(ExplainResponse { allowed: explanation.permitted, summary: explanation.summary, trace_json })
+        explained(explanation.permitted, &explanation.summary, &explanation)
     }
 
     /// A node by name or host id; of several with one name, the one that is online.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use wayleave_identity::UserPrincipal;
 use wayleave_policy::{
-    Context, Denial, DenialReason, Explanation, LockSet, Policy, ResourceView, Settings, Subject,
+    AdminExplanation, Context, Denial, DenialReason, Explanation, LockSet, Policy, ResourceView, Settings,
+    Subject,
 };
 use wayleave_resource::{
     AdminVerb, AuthPreferenceSpec, Lock, NetworkingSpec, Resource, Role, RuleTarget, User,
@@ -130,6 +131,17 @@ impl PolicyView {
         now: Wall,
     ) -> Explanation {
         self.policy.explain_ssh(user, node, login, &self.context(), now)
+    }
+
+    /// Whether a user may do something with every resource of a kind, and what his roles say of it.
+    pub(crate) fn explain_admin(
+        &self,
+        user: &UserPrincipal,
+        verb: AdminVerb,
+        target: &RuleTarget,
+        now: Wall,
+    ) -> AdminExplanation {
+        self.policy.explain_resource(user, verb, target, None, &self.context(), now)
     }
 
     /// May the user enter this node with this login?

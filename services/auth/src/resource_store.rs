@@ -79,7 +79,7 @@ impl AuthCore {
     }
 
     /// What every write must hold to, whoever writes.
-    fn check_writable(&self, resource: &Resource) -> Result<(), RequestError> {
+    pub(crate) fn check_writable(&self, resource: &Resource) -> Result<(), RequestError> {
         match resource {
             Resource::Token(_) => Err(RequestError::Invalid(
                 "a token needs a secret, which is no part of the resource: use `way tokens add`".to_owned(),

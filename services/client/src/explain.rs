@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Write as _;
 use wayleave_api::auth::{ExplainRequest, ExplainResponse};
+use wayleave_resource::Resource;
 use wayleave_vocab::UserName;
 
 /// The parts of the trace that people are shown, in order; programs get all of it.
@@ -16,18 +17,18 @@ const SHOWN: [&str; 3] = ["decided_by", "denial", "roles"];
 
 /// Tell why a user may or may not do something
 ///
-/// way explain alice ssh root@db-1
+/// way explain alice ssh root@db-1     enter a node as an account
+/// way explain alice create token      do something with resources of a kind
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct ExplainArgs {
     /// The user.
     name: UserName,
-    /// What he wants to do: ssh.
-    #[arg(value_parser = ["ssh"])]
+    /// What he wants to do: ssh, or list, read, create, update, delete, use, rotate.
     action: String,
-    /// Where, as which account.
-    #[arg(value_name = "LOGIN@NODE")]
-    target: Destination,
+    /// Where, as which account; or a kind of resource.
+    #[arg(value_name = "LOGIN@NODE|KIND")]
+    target: String,
 }
 
 /// The answer as programs read it.
@@ -39,21 +40,45 @@ struct Explanation {
 }
 
 pub(crate) async fn explain(args: &ExplainArgs, global: &GlobalArgs) -> Result<Exit, Failure> {
-    let login = args.target.login.clone().ok_or_else(|| {
-        Failure::usage("as which account?").hint(format!("write LOGIN@{}", args.target.host))
-    })?;
     let access = Access::find(global)?;
-    let node = args.target.node(&access.identity.parts().cluster)?;
-    let request = ExplainRequest {
-        user: args.name.to_string(),
-        action: args.action.clone(),
-        login,
-        target: node.to_string(),
+    let (login, target) = match args.action.as_str() {
+        "ssh" => entrance(&args.target, &access)?,
+        _ => (String::new(), args.target.clone()),
     };
+    let (user, action) = (args.name.to_string(), args.action.clone());
+    let request = ExplainRequest { user, action, login, target, ..ExplainRequest::default() };
     let explanation = Explanation::new(call(access.admin()?.explain(request)).await?);
     show(global.format(), &explanation, || explanation.text())?;
     // Scripts see the verdict in the exit code.
     Ok(if explanation.allowed { Exit::Done } else { Exit::Denied })
+}
+
+/// Tells what a write of roles and users would change, and writes nothing.
+pub(crate) async fn preview(
+    access: &Access,
+    resources: &[Resource],
+    global: &GlobalArgs,
+) -> Result<Exit, Failure> {
+    let request = ExplainRequest {
+        action: "write".to_owned(),
+        resources_json: resources.iter().map(Resource::to_stored_json).collect(),
+        ..ExplainRequest::default()
+    };
+    let explanation = Explanation::new(call(access.admin()?.explain(request)).await?);
+    show(global.format(), &explanation, || {
+        explanation.summary.lines().map(|line| one_line(line) + "\n").collect()
+    })?;
+    Ok(Exit::Done)
+}
+
+/// The account and the node of `root@db-1`.
+fn entrance(target: &str, access: &Access) -> Result<(String, String), Failure> {
+    let target: Destination = target.parse().map_err(|error: String| Failure::usage(error))?;
+    let login = target
+        .login
+        .clone()
+        .ok_or_else(|| Failure::usage("as which account?").hint(format!("write LOGIN@{}", target.host)))?;
+    Ok((login, target.node(&access.identity.parts().cluster)?.to_string()))
 }
 
 impl Explanation {

@@ -2,6 +2,7 @@
 
 use crate::access::{Access, call};
 use crate::cli::GlobalArgs;
+use crate::explain;
 use crate::failure::{Exit, Failure};
 use crate::moment;
 use crate::output::{Format, note, print, table, to_json};
@@ -65,6 +66,9 @@ pub(crate) struct CreateArgs {
     /// Replace what exists.
     #[arg(short, long)]
     force: bool,
+    /// Only tell who would gain and lose what by these roles and users.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Change one resource in $WAY_EDITOR, $VISUAL, $EDITOR or vi
@@ -232,6 +236,9 @@ pub(crate) async fn create(args: &CreateArgs, global: &GlobalArgs) -> Result<Exi
     let text = read_file(&args.file)?;
     let resources = parse(&text)?;
     let access = Access::find(global)?;
+    if args.dry_run {
+        return explain::preview(&access, &resources, global).await;
+    }
     for resource in &resources {
         let done = put(&access, resource, args.force).await?;
         let verb = if args.force { "written" } else { "created" };

@@ -158,6 +158,7 @@ async fn nodes_are_listed_as_the_caller_may_enter_them() {
         action: "ssh".into(),
         login: login.into(),
         target: target.into(),
+        ..Default::default()
     };
     assert!(dev.explain(explain("dev", "ubuntu", "web-1")).await.unwrap().into_inner().allowed);
     refused(dev.explain(explain("dev", "ubuntu", "db-1")).await, Code::NotFound);
@@ -165,4 +166,69 @@ async fn nodes_are_listed_as_the_caller_may_enter_them() {
     let answer = cluster.admin().explain(explain("dev", "root", "db-1")).await.unwrap().into_inner();
     assert!(!answer.allowed && answer.trace_json.contains("of-dev"), "{answer:?}");
     let _ = HOUR;
+}
+
+#[tokio::test]
+async fn what_a_user_may_do_with_resources_is_explained() {
+    let cluster = Cluster::start().await;
+    cluster.role("lister", "{allow: {rules: [{resources: [token, event], verbs: [list]}]}}").await;
+    cluster.create_user("lena", &["lister"], &[]).await;
+    let mut lena = cluster.user("lena").await;
+    let ask = |user: &str, verb: &str, kind: &str| ExplainRequest {
+        user: user.into(),
+        action: verb.into(),
+        login: String::new(),
+        target: kind.into(),
+        ..Default::default()
+    };
+    for (verb, kind, allowed) in [
+        ("list", "token", true),
+        ("list", "tokens", true),
+        ("list", "event", true),
+        ("create", "token", false),
+        ("list", "role", false),
+    ] {
+        let answer = lena.explain(ask("", verb, kind)).await.unwrap().into_inner();
+        assert_eq!(answer.allowed, allowed, "{verb} {kind}: {answer:?}");
+        assert_eq!(answer.trace_json.contains("lister"), allowed, "{verb} {kind}: {answer:?}");
+    }
+    let of_others = cluster.admin().explain(ask("lena", "list", "token")).await.unwrap().into_inner();
+    assert!(of_others.allowed);
+    refused(lena.explain(ask("other", "list", "token")).await, Code::PermissionDenied);
+    refused(lena.explain(ask("", "dance", "token")).await, Code::InvalidArgument);
+    refused(lena.explain(ask("", "list", "dance")).await, Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn it_is_told_who_gains_and_who_loses_before_a_role_is_written() {
+    let cluster = Cluster::start().await;
+    let process = cluster.join(&["Node"], "db-1").await;
+    let json = node_json(&process.host_id, "db-1", "env: prod");
+    let request = RegisterRequest { resources_json: vec![json], proxy: None };
+    cluster.host(&process).register(request).await.unwrap();
+    cluster.role("ops", "{allow: {logins: [ops], node_labels: {env: prod}}}").await;
+    cluster.create_user("olga", &["ops"], &[]).await;
+    cluster.create_user("other", &["access"], &[]).await;
+    let ask = |yaml: &str| {
+        let resources = wayleave_resource::Resource::parse_yaml(yaml).unwrap();
+        let resources_json = resources.iter().map(wayleave_resource::Resource::to_stored_json).collect();
+        ExplainRequest { action: "write".into(), resources_json, ..Default::default() }
+    };
+    let changed = "kind: role\nversion: v8\nmetadata: {name: ops}\nspec: {allow: {logins: [root], \
+                   node_labels: {env: prod}, rules: [{resources: [token], verbs: [list]}]}}\n";
+
+    let answer = cluster.admin().explain(ask(changed)).await.unwrap().into_inner();
+
+    let told = "2 gained\n+ olga: ssh root@db-1\n+ olga: list token\n1 lost\n- olga: ssh ops@db-1\n";
+    assert_eq!(answer.summary, told);
+    let trace: serde_json::Value = serde_json::from_str(&answer.trace_json).unwrap();
+    assert_eq!(trace["losses"][0]["login"], "ops", "{trace}");
+    let user = "kind: user\nversion: v2\nmetadata: {name: nick}\nspec: {roles: [ops]}\n";
+    let answer = cluster.admin().explain(ask(user)).await.unwrap().into_inner();
+    assert_eq!(answer.summary, "1 gained\n+ nick: ssh ops@db-1\n0 lost\n");
+    let again = cluster.admin().explain(ask(changed)).await.unwrap().into_inner();
+    assert_eq!(again.summary, told, "nothing was written");
+    let lock = "kind: lock\nversion: v2\nmetadata: {name: l}\nspec: {target: {user: olga}}\n";
+    refused(cluster.admin().explain(ask(lock)).await, Code::InvalidArgument);
+    refused(cluster.user("olga").await.explain(ask(changed)).await, Code::PermissionDenied);
 }
