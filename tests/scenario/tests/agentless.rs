@@ -31,6 +31,7 @@ fn machines_without_an_agent() {
         c_a_publisher_forwards_what_its_token_lists_and_nothing_else,
         d_a_publisher_without_a_token_that_counts_is_refused,
         d_who_may_not_enter_a_machine_does_not,
+        j_a_forward_through_a_machine_ends_with_the_right_to_forward,
         k_a_name_is_held_by_one_publisher,
         k_a_changed_host_key_waits_for_an_administrator,
         removing_the_token_cuts_the_machine,
@@ -346,6 +347,35 @@ fn d_who_may_not_enter_a_machine_does_not(world: &World) {
         .output()
         .failed();
     assert!(output.stdout.is_empty() && output.stderr_text().contains("denied"), "{output}");
+}
+
+fn j_a_forward_through_a_machine_ends_with_the_right_to_forward(world: &World) {
+    let token = world.add_token("revoked", "m-9", "22", &[]);
+    let sshd = world.sshd("m-9", Some(&token));
+    let _publishing = world.publish(&token, "m-9", &[(22, sshd.port)]);
+    let role = |may: &str| {
+        format!(
+            "kind: role\nversion: v8\nmetadata: {{name: forwarder}}\nspec:\n  options: {{port_forwarding: {may}}}\n  \
+             allow: {{logins: [root], node_labels: {{'*': '*'}}}}\n"
+        )
+    };
+    let _created = world.cluster.create(&role("yes")).succeeded();
+    world.cluster.add_user("dora", "forwarder", "root");
+    let stock = world.cluster.ssh(&world.cluster.sign("dora", "1h"), OTHER);
+    let echo = EchoServer::start();
+    let port = free_port().port();
+    let remote = format!("{port}:{}", echo.address());
+    let _forwarding = stock
+        .program("ssh")
+        .args(["-N", "-o", "ExitOnForwardFailure=yes", "-R", &remote, &stock.target("root", "m-9")])
+        .start();
+    wait_until("the remote port to listen", || is_listening(port));
+    assert!(echoes(port));
+
+    let _changed = world.cluster.create(&role("no")).succeeded();
+
+    wait_until("connections to the port to be refused", || !echoes(port));
+    assert!(is_listening(port), "the connection itself is still allowed");
 }
 
 fn k_a_name_is_held_by_one_publisher(world: &World) {

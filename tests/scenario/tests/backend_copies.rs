@@ -62,7 +62,7 @@ fn i_an_event_that_was_changed_in_the_backend_is_found() {
     let whole = backend(&cluster, &["verify-events", "--format", "json"]).json();
     assert!(whole["is_whole"] == true && whole["entries"].as_u64() > Some(1), "{whole}");
 
-    change_an_event(&cluster.scene.path("auth/data/backend"), "before", "beside");
+    change_an_event(&cluster.scene.path("auth/backend"), "before", "beside");
 
     let broken = backend(&cluster, &["verify-events"]).output().ended_with(1);
     assert!(broken.stderr_text().contains("does not follow from those before it"), "{broken}");
