@@ -100,6 +100,8 @@ pub const TABLE: &[(&str, &str, Reached)] = &[
     ("services/auth/src/mirror.rs", "parse", Not(OWN)),
     ("services/auth/src/mirror.rs", "split", Not(SPLITS)),
     ("services/auth/src/node_list.rs", "parse_kind", Not(DECODED)),
+    ("services/auth/src/node_list.rs", "parse_target", Not(DECODED)),
+    ("services/auth/src/node_list.rs", "parse_verb", Not(DECODED)),
     ("services/auth/src/openssh_login.rs", "parse", Not(DECODED)),
     ("services/auth/src/openssh_token.rs", "parse_key", Not(DECODED)),
     ("services/auth/src/openssh_token.rs", "parse_names", Not(DECODED)),
