@@ -1,6 +1,6 @@
 //! How many bytes of events each process may add to the log: a bucket that fills slowly and empties with each event.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use wayleave_vocab::{HostId, Mono};
 
@@ -36,7 +36,7 @@ pub struct OverBudget {
 #[derive(Debug, Default)]
 pub struct EventBudgets {
     budget: EventBudget,
-    buckets: HashMap<HostId, Bucket>,
+    buckets: BTreeMap<HostId, Bucket>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +48,7 @@ struct Bucket {
 impl EventBudgets {
     /// Each process with the same budget.
     pub fn new(budget: EventBudget) -> Self {
-        Self { budget, buckets: HashMap::new() }
+        Self { budget, buckets: BTreeMap::new() }
     }
 
     /// Takes bytes off the budget of a process. What is larger than a whole budget is taken from a full one.
