@@ -136,6 +136,10 @@ impl AuthCore {
         kind: Kind,
         wanted: Option<Resource>,
     ) -> Result<(), RequestError> {
+        if kind == Kind::Node && wanted.is_some() {
+            // Its route comes a moment later.
+            self.routes.note_seen(host);
+        }
         let before = self.mirror.get(kind, &host.to_string());
         let operations = match (before, wanted) {
             (Some(before), Some(after)) if before.resource == after => Vec::new(),

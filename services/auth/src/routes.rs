@@ -212,7 +212,13 @@ impl Routes {
         self.lock().proxies.get(&proxy).is_some_and(|table| table.hosts.contains(&host))
     }
 
-    /// When the agent last had a route that has ended; none if it never had one since this Auth started.
+    /// An agent has been heard of by another way than a route.
+    pub(crate) fn note_seen(&self, host: HostId) {
+        let now = self.clock.wall();
+        self.lock().last_seen.insert(host, now);
+    }
+
+    /// When the agent last registered or had a route that has ended; none if neither since this Auth started.
     pub(crate) fn last_seen(&self, host: HostId) -> Option<Wall> {
         self.lock().last_seen.get(&host).copied()
     }

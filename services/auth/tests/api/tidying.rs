@@ -53,8 +53,10 @@ async fn a_node_without_a_route_for_a_day_is_forgotten() {
     cluster.clock.advance(2 * HOUR);
     cluster.api.tidy(started).await.unwrap();
     assert!(cluster.backend.get(&key).await.unwrap().is_none());
-    // It comes back by registering again.
+    // It comes back by registering again, and stays until its route is there.
     cluster.host(&node).register(register).await.unwrap();
+    assert!(cluster.backend.get(&key).await.unwrap().is_some());
+    cluster.api.tidy(started).await.unwrap();
     assert!(cluster.backend.get(&key).await.unwrap().is_some());
 }
 
