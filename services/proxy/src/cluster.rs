@@ -54,6 +54,8 @@ pub(crate) struct Cluster {
     pub(crate) has_peering: watch::Sender<bool>,
     /// Where peers reach this proxy, while it serves them.
     pub(crate) peer_address: watch::Sender<Option<HostPort>>,
+    /// Changes whenever Auth turns out not to know this proxy (any more).
+    pub(crate) forgotten: watch::Sender<u64>,
     /// Auth tells what changes.
     is_following: AtomicBool,
 }
@@ -63,8 +65,8 @@ struct State {
     nodes: NodeIndex,
     proxies: BTreeMap<HostId, ProxyRecord>,
     networking: Option<Networking>,
-    /// The life of each proxy that holds a lease on its routes.
-    leases: BTreeMap<HostId, Incarnation>,
+    /// The life of each proxy that holds a lease on its routes, and when that was told.
+    leases: BTreeMap<HostId, (Incarnation, u64)>,
     revision: u64,
 }
 
@@ -78,6 +80,7 @@ impl Cluster {
             ready: watch::Sender::new(false),
             has_peering: watch::Sender::new(false),
             peer_address: watch::Sender::new(None),
+            forgotten: watch::Sender::new(0),
             is_following: AtomicBool::new(false),
         }
     }
@@ -100,6 +103,13 @@ impl Cluster {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A proxy that Auth does not know is no peer of anybody: it has to register again.
+    fn note_if_forgotten(&self, own: HostId) {
+        if !self.lock().proxies.contains_key(&own) {
+            self.forgotten.send_modify(|count| *count = count.wrapping_add(1));
+        }
     }
 
     /// Tells agents and peering what has changed.
@@ -169,7 +179,11 @@ async fn follow_once(shared: &Arc<Shared>) -> Result<(), tonic::Status> {
             )
         );
         let was_initial = initial.is_some();
+        let is_deletion = matches!(event.event, Some(Event::ProxyDeletedHostId(_)));
         handle(shared, event, &mut initial)?;
+        if initial.is_none() && (was_initial || is_deletion) {
+            shared.cluster.note_if_forgotten(shared.config.host_id);
+        }
         if was_initial && initial.is_none() {
             let is_gone = |id: &&HostId| shared.cluster.with_nodes(|nodes| nodes.name(**id).is_none());
             hosted.iter().filter(is_gone).for_each(|id| shared.registry.forget(*id));
@@ -207,22 +221,28 @@ fn handle(
     match event.event {
         Some(Event::InitialStateSent(_)) => {
             if let Some(state) = initial.take() {
-                let mut known = cluster.lock();
-                let leases = std::mem::take(&mut known.leases);
-                *known = State { revision: event.revision.max(state.revision), leases, ..state };
+                let state = State { revision: event.revision.max(state.revision), ..state };
+                let mut leases = std::mem::take(&mut cluster.lock().leases);
+                leases.retain(|proxy, _| !state.leases.contains_key(proxy));
+                *cluster.lock() = state;
+                for (proxy, (incarnation, told)) in leases {
+                    lease_lost(shared, proxy, incarnation, event.revision.max(told));
+                }
             }
         }
-        Some(Event::Routes(routes)) => routes_changed(shared, &routes, event.revision),
+        Some(Event::Routes(routes)) => {
+            if let Some((proxy, life)) = routes_changed(shared, &routes, event.revision) {
+                cluster.lock().leases.insert(proxy, (life, event.revision));
+                if let Some(state) = initial {
+                    state.leases.insert(proxy, (life, event.revision));
+                }
+            }
+        }
         Some(Event::RoutesLeaseLostProxyId(proxy)) => {
-            let now = shared.clock.mono();
-            if let Ok(proxy) = proxy.parse::<HostId>()
-                && let Some(incarnation) = cluster.lock().leases.remove(&proxy)
-            {
-                let lost = |table: &mut RouteTable| {
-                    table.handle_lease(proxy, incarnation, false, event.revision, now)
-                };
-                if let Err(error) = shared.routes.with_table(lost) {
-                    tracing::warn!(%proxy, %error, "a lost lease cannot be noted");
+            if let Ok(proxy) = proxy.parse::<HostId>() {
+                let held = cluster.lock().leases.remove(&proxy);
+                if let Some((incarnation, _)) = held {
+                    lease_lost(shared, proxy, incarnation, event.revision);
                 }
             }
         }
@@ -294,19 +314,22 @@ fn node_names(json: &str) -> Option<(HostId, NodeName)> {
     Some((id, name))
 }
 
-fn routes_changed(shared: &Arc<Shared>, routes: &ProxyRoutes, revision: u64) {
+/// Takes routes of another proxy; gives the life whose lease they show.
+fn routes_changed(
+    shared: &Arc<Shared>,
+    routes: &ProxyRoutes,
+    revision: u64,
+) -> Option<(HostId, Incarnation)> {
     let now = shared.clock.mono();
-    let parsed = routes.proxy_id.parse::<HostId>().ok().zip(routes.update.as_ref());
-    let Some((proxy, update)) = parsed else { return };
+    let (proxy, update) = routes.proxy_id.parse::<HostId>().ok().zip(routes.update.as_ref())?;
     if proxy == shared.config.host_id {
-        return;
+        return None;
     }
     let Some(update) = from_wire(proxy, update) else {
         tracing::warn!(%proxy, "Auth sent routes that cannot be read");
-        return;
+        return None;
     };
     let incarnation = update.incarnation;
-    shared.cluster.lock().leases.insert(proxy, incarnation);
     let taken = shared.routes.with_table(|table| {
         table.handle_update(Source::Watch, update, now)?;
         table.handle_lease(proxy, incarnation, true, revision, now)
@@ -315,6 +338,15 @@ fn routes_changed(shared: &Arc<Shared>, routes: &ProxyRoutes, revision: u64) {
         tracing::warn!(%proxy, %error, "routes are refused");
     }
     shared.routes.note_learned();
+    Some((proxy, incarnation))
+}
+
+fn lease_lost(shared: &Shared, proxy: HostId, incarnation: Incarnation, revision: u64) {
+    let now = shared.clock.mono();
+    let lost = |table: &mut RouteTable| table.handle_lease(proxy, incarnation, false, revision, now);
+    if let Err(error) = shared.routes.with_table(lost) {
+        tracing::warn!(%proxy, %error, "a lost lease cannot be noted");
+    }
 }
 
 fn policy_changed(shared: &Arc<Shared>, snapshot: PolicySnapshot) {

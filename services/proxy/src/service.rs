@@ -422,14 +422,17 @@ async fn within_deadline<T>(call: impl Future<Output = Result<T, Status>>) -> Re
     tokio::time::timeout(CALL_TIMEOUT, call).await.unwrap_or_else(late)
 }
 
-/// Registers the proxy, and again when it drains, begins or ceases to serve peers, or finds something wrong with them.
+/// Registers the proxy, and again when Auth has forgotten it, and when it drains, begins or ceases to serve peers, or finds
+/// something wrong with them.
 async fn register(shared: Arc<Shared>, record: ProxyRecord, draining: Shutdown, closing: Shutdown) {
     let mut peering = shared.cluster.peer_address.subscribe();
     let mut problems = shared.peers.told.subscribe();
+    let mut forgotten = shared.cluster.forgotten.subscribe();
     let mut retry = RETRY_MIN;
     loop {
         let address = peering.borrow_and_update().as_ref().map(ToString::to_string);
         let is_draining = draining.is_requested();
+        forgotten.mark_unchanged();
         let record = ProxyRecord {
             peer_address: address.unwrap_or_default(),
             draining: is_draining,
@@ -454,6 +457,7 @@ async fn register(shared: Arc<Shared>, record: ProxyRecord, draining: Shutdown, 
             () = draining.requested(), if !is_draining => {}
             Ok(()) = peering.changed() => {}
             Ok(()) = problems.changed() => {}
+            Ok(()) = forgotten.changed() => {}
             () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
         }
     }
@@ -485,7 +489,7 @@ async fn follow_peers(shared: Arc<Shared>, shutdown: Shutdown) {
     }
 }
 
-/// Streams that would be cut: those of clients here, and those of peers' clients through tunnels held here.
+/// Streams that would be cut: those of clients here, and those of peers' clients to what is connected here.
 fn streams_through(shared: &Shared) -> usize {
     shared.client_streams.get().max(shared.registry.stream_count())
 }

@@ -28,7 +28,7 @@ use wayleave_dial::ForwardHeader;
 use wayleave_keystore::{ClientAuth, server_config};
 use wayleave_net::{BoxStream, read_message};
 use wayleave_rpc::{Caller, RpcStream};
-use wayleave_runtime::TaskGroup;
+use wayleave_runtime::{Shutdown, TaskGroup};
 use wayleave_vocab::{HostId, HostPort, SystemRole};
 
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
@@ -48,6 +48,8 @@ struct State {
     /// What those who begin to watch are told.
     policy: Mutex<Option<PolicySnapshot>>,
     news: broadcast::Sender<ClusterEvent>,
+    /// Ends what watches there are.
+    watches: Mutex<Shutdown>,
 }
 
 impl FakeAuth {
@@ -63,6 +65,7 @@ impl FakeAuth {
             forwarded: Mutex::default(),
             policy: Mutex::default(),
             news: broadcast::Sender::new(1024),
+            watches: Mutex::default(),
         });
         let credentials = authorities.host(HostId::from_random([0xa0; 16]), &[SystemRole::Auth]);
         let server = |alpn: &[&[u8]]| {
@@ -129,6 +132,23 @@ impl FakeAuth {
     /// The proxies that have registered, as they say they are.
     pub(crate) fn proxies(&self) -> Vec<ProxyRecord> {
         self.state.proxies.lock().unwrap().clone()
+    }
+
+    /// Forgets a proxy, as Auth does with one that it has not heard of for a while.
+    pub(crate) fn forget_proxy(&self, id: HostId) {
+        self.state.proxies.lock().unwrap().retain(|known| known.host_id != id.to_string());
+        self.state.tell(Event::ProxyDeletedHostId(id.to_string()));
+    }
+
+    /// The same, while nobody watches: all start over.
+    pub(crate) fn forget_proxy_unseen(&self, id: HostId) {
+        self.state.proxies.lock().unwrap().retain(|known| known.host_id != id.to_string());
+        self.interrupt_watches();
+    }
+
+    /// Every watch ends, and those who watched start over.
+    pub(crate) fn interrupt_watches(&self) {
+        std::mem::take(&mut *self.state.watches.lock().unwrap()).request();
     }
 
     /// The addresses of clients that proxies have forwarded.
@@ -262,6 +282,9 @@ impl Host for Service {
         events.extend(state.proxies.lock().unwrap().iter().cloned().map(Event::ProxyPut));
         events.push(Event::InitialStateSent(InitialStateSent {}));
         let initial = events.into_iter().map(move |event| Ok(ClusterEvent { revision, event: Some(event) }));
-        Ok(Response::new(Box::pin(tokio_stream::iter(initial).chain(news))))
+        let events = tokio_stream::iter(initial).chain(news);
+        let ended = state.watches.lock().unwrap().clone();
+        let until_ended = Box::pin(async move { ended.requested().await });
+        Ok(Response::new(Box::pin(futures::StreamExt::take_until(events, until_ended))))
     }
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod agent;
+mod auth_away;
 mod authority;
 mod cluster;
 mod fake_auth;
