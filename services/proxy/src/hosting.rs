@@ -8,6 +8,7 @@ use std::sync::Arc;
 use wayleave_dial::{DialRefusal, DialRequest};
 use wayleave_net::{Adapter, BoxStream, Hosted, Hosting, Inbound};
 use wayleave_runtime::Clock;
+use wayleave_telemetry::Counter;
 use wayleave_vocab::{HostId, Incarnation};
 
 /// Bytes under way to or from such a machine's adapter.
@@ -61,5 +62,6 @@ pub(crate) fn open_here(
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
     let inbound = Inbound { stream: Box::new(far), request: request.clone(), resumption: None };
     shared.tasks.spawn_many(adapter.serve(inbound, shared.draining.clone()));
-    Ok(Box::new(near))
+    // It may be a peer's, which nothing else counts.
+    Ok(shared.registry.hosted_streams.count(Box::new(near), Counter::default(), Counter::default()))
 }

@@ -201,7 +201,7 @@ pub(crate) fn register_computed(registry: &Registry, shared: &Arc<Shared>) {
         shared.registry.counts().tunnels
     });
     gauge("wayleave_connected_agents", "Agents with a tunnel here.", &[], |s| s.registry.counts().agents);
-    let help = "Streams through tunnels that are held here.";
+    let help = "Streams through tunnels that are held here, those of `ssh -R` included.";
     gauge("wayleave_reverse_tunnel_streams", help, &[], |shared| shared.registry.stream_count());
     gauge("proxy_client_streams", "Streams of this proxy's clients.", &[], |s| s.client_streams.get());
     let help = "Connections of peers that are served now.";

@@ -1,6 +1,7 @@
 //! The tunnels of the agents that are connected here, and the machines that this proxy serves in the place of an agent.
 //! This proxy is the only authority on them.
 
+use crate::counted::StreamCount;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
@@ -24,6 +25,8 @@ struct Held {
 /// All tunnels held here, by agent.
 pub(crate) struct Registry {
     held: Mutex<Tunnels>,
+    /// Streams to machines that this proxy serves itself.
+    pub(crate) hosted_streams: StreamCount,
 }
 
 /// A machine without an agent that is connected here.
@@ -65,7 +68,7 @@ pub(crate) struct Registered<'a> {
 
 impl Registry {
     pub(crate) fn new() -> Self {
-        Self { held: Mutex::default() }
+        Self { held: Mutex::default(), hosted_streams: StreamCount::default() }
     }
 
     /// Registers a tunnel; the agent is reachable through it from now on. One too many closes the oldest.
@@ -145,9 +148,10 @@ impl Registry {
         self.lock().by_host.is_empty()
     }
 
-    /// Streams that run through tunnels held here.
+    /// Streams that run through tunnels held here, and to machines that are served here.
     pub(crate) fn stream_count(&self) -> usize {
-        self.lock().by_host.values().flatten().map(|h| h.tunnel.stream_count()).sum()
+        let through: usize = self.lock().by_host.values().flatten().map(|h| h.tunnel.stream_count()).sum();
+        through + self.hosted_streams.get()
     }
 
     fn lock(&self) -> MutexGuard<'_, Tunnels> {

@@ -8,6 +8,7 @@ mod auth_away;
 mod authority;
 mod cluster;
 mod fake_auth;
+mod hosting;
 mod locking;
 mod lying;
 mod peer_addresses;
