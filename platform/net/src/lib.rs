@@ -13,6 +13,7 @@ mod message;
 mod outbound;
 mod read_ahead;
 mod refused_address;
+mod severable;
 mod splice;
 mod stream;
 mod told;
@@ -36,9 +37,10 @@ pub use message::{DIAL_MESSAGE_TIMEOUT, MessageError, read_message, write_messag
 pub use outbound::{HttpProxyError, Outbound, OutboundError};
 pub use read_ahead::ReadAhead;
 pub use refused_address::address_refusal;
+pub use severable::Severable;
 pub use splice::splice;
 pub use stream::{BoxStream, Rewind, Stream};
-pub use told::{ToldError, connect_told};
+pub use told::{ToldError, connect_told, connect_told_straight};
 pub use tunnel::{Tunnel, TunnelClosed, TunnelDriver, TunnelEvent, TunnelStream};
 pub use turnstile::Turnstile;
 pub use upgrade::{

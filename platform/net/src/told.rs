@@ -1,5 +1,5 @@
-//! Connections to addresses that another machine has told: the one way in which an agent dials a proxy that is not in its
-//! configuration.
+//! Connections to addresses that another machine has told: the one way in which agents and proxies dial a proxy that is not
+//! in their configuration.
 
 use crate::accept::tune;
 use crate::connect::{CONNECT_TIMEOUT, ClusterStream, ConnectError, checked_alpn, tls_over};
@@ -11,6 +11,7 @@ use rustls::ClientConfig;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 use wayleave_vocab::HostPort;
 
 /// Most addresses of one name that are looked at.
@@ -49,6 +50,22 @@ pub async fn connect_told(address: &HostPort, tls: Arc<ClientConfig>) -> Result<
     tokio::time::timeout(CONNECT_TIMEOUT, attempt).await.map_err(|_| ToldError::Connect(late))?
 }
 
+/// The same past any HTTP proxy, for proxies of the cluster among each other.
+///
+/// # Errors
+/// See [`ToldError`].
+pub async fn connect_told_straight(
+    address: &HostPort,
+    tls: Arc<ClientConfig>,
+) -> Result<TlsStream<ReadAhead<TcpStream>>, ToldError> {
+    let attempt = async {
+        let stream = ReadAhead::new(tcp_straight(address).await?);
+        tls_over(address, tls, stream).await.map_err(ToldError::Connect)
+    };
+    let late = ConnectError::TimedOut { address: address.clone(), within: CONNECT_TIMEOUT };
+    tokio::time::timeout(CONNECT_TIMEOUT, attempt).await.map_err(|_| ToldError::Connect(late))?
+}
+
 async fn tcp(address: &HostPort) -> Result<TcpStream, ToldError> {
     let outbound =
         Outbound::of_process().map_err(|e| ToldError::Connect(ConnectError::Outbound(e.clone())))?;
@@ -64,6 +81,10 @@ async fn tcp(address: &HostPort) -> Result<TcpStream, ToldError> {
         tune(&stream);
         return Ok(stream);
     }
+    tcp_straight(address).await
+}
+
+async fn tcp_straight(address: &HostPort) -> Result<TcpStream, ToldError> {
     let unreachable = |source| ToldError::Connect(ConnectError::Tcp { address: address.clone(), source });
     let found = tokio::net::lookup_host((address.host(), address.port())).await.map_err(unreachable)?;
     let found: Vec<SocketAddr> = found.take(ADDRESSES_MAX).collect();
@@ -95,6 +116,8 @@ mod tests {
         {
             let refused = connect_told(&told.parse().unwrap(), tls()).await;
             assert!(matches!(refused, Err(ToldError::Refused { .. })), "{told}");
+            let refused = connect_told_straight(&told.parse().unwrap(), tls()).await;
+            assert!(matches!(refused, Err(ToldError::Refused { .. })), "{told} of a peer");
         }
     }
 

@@ -7,14 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint, Uri};
 use wayleave_net::{
-    AddressBook, ConnectError, ToldError, connect_cluster, connect_tls_straight, connect_told,
+    AddressBook, ConnectError, Severable, ToldError, connect_cluster, connect_tls_straight, connect_told,
+    connect_told_straight,
 };
+use wayleave_runtime::Shutdown;
 use wayleave_vocab::HostPort;
 
 /// How long one call may take; streams are not bound by it.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same between peers, where sessions and the routes of all wait for a connection that leads nowhere any more.
+const PEER_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const PEER_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
@@ -29,24 +34,31 @@ pub const PEER_FRAME_BYTES_MAX: u32 = 64 * 1024;
 ///
 /// It never goes through a WebSocket or an HTTP proxy: see [`channel_through`].
 pub fn channel(address: HostPort, tls: Arc<ClientConfig>) -> Channel {
-    connect_lazy(&endpoint(), address, tls)
-}
-
-/// As [`channel`], to a peer: with windows and frames for the streams of users.
-pub fn peer_channel(address: HostPort, tls: Arc<ClientConfig>) -> Channel {
-    let endpoint = endpoint()
-        .initial_stream_window_size(PEER_STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(PEER_CONNECTION_WINDOW_BYTES)
-        .max_frame_size(PEER_FRAME_BYTES_MAX);
-    connect_lazy(&endpoint, address, tls)
-}
-
-fn connect_lazy(endpoint: &Endpoint, address: HostPort, tls: Arc<ClientConfig>) -> Channel {
     let connector = tower::service_fn(move |_: Uri| {
         let (address, tls) = (address.clone(), tls.clone());
         async move { connect_tls_straight(&address, tls).await.map(TokioIo::new).map_err(io::Error::other) }
     });
-    endpoint.connect_with_connector_lazy(connector)
+    endpoint().connect_with_connector_lazy(connector)
+}
+
+/// As [`channel`], to a peer, at the address that it told the cluster: with windows and frames for the streams of users.
+/// Its connections, and all that runs over them, end when `severed` is requested.
+pub fn peer_channel(address: HostPort, tls: Arc<ClientConfig>, severed: Shutdown) -> Channel {
+    let connector = tower::service_fn(move |_: Uri| {
+        let (address, tls, severed) = (address.clone(), tls.clone(), severed.clone());
+        async move {
+            let stream = connect_told_straight(&address, tls).await.map_err(io::Error::other)?;
+            let severed = async move { severed.requested().await };
+            Ok::<_, io::Error>(TokioIo::new(Severable::new(stream, severed)))
+        }
+    });
+    endpoint()
+        .http2_keep_alive_interval(PEER_KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(PEER_KEEPALIVE_TIMEOUT)
+        .initial_stream_window_size(PEER_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(PEER_CONNECTION_WINDOW_BYTES)
+        .max_frame_size(PEER_FRAME_BYTES_MAX)
+        .connect_with_connector_lazy(connector)
 }
 
 /// As [`channel`], to whichever of several addresses answers. They may be proxies behind a balancer which ends TLS: there
@@ -84,4 +96,26 @@ fn endpoint() -> Endpoint {
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tower::{Service as _, ServiceExt as _};
+    use wayleave_keystore::{HelloSize, probe_config};
+
+    #[tokio::test]
+    async fn l_a_peer_at_a_metadata_or_link_local_address_is_not_dialled() {
+        for told in ["169.254.169.254:80", "[fe80::1]:3021", "168.63.129.16:80"] {
+            let tls = probe_config(b"h2", HelloSize::Usual).unwrap();
+            let mut channel = peer_channel(told.parse().unwrap(), tls, Shutdown::new());
+            let request = hyper::Request::get("/").body(tonic::body::Body::empty()).unwrap();
+            let refused = channel.ready().await.unwrap().call(request).await.unwrap_err();
+            let mut reasons = std::iter::successors(Some(&refused as &dyn std::error::Error), |e| e.source());
+            assert!(
+                reasons.any(|reason| reason.to_string().contains("is not dialled")),
+                "{told}: {refused:?}"
+            );
+        }
+    }
 }

@@ -94,6 +94,12 @@ impl Shared {
         let policy = self.policy.watch().borrow().clone();
         policy.is_some_and(|policy| policy.is_host_locked(host, self.clock.wall()))
     }
+
+    /// Completes when a lock is on a process of the cluster.
+    pub(crate) async fn locked(self: Arc<Self>, host: HostId) {
+        let mut policies = self.policy.watch();
+        while !self.is_locked(host) && policies.changed().await.is_ok() {}
+    }
 }
 
 /// A proxy that cannot start.
@@ -463,9 +469,10 @@ async fn register(shared: Arc<Shared>, record: ProxyRecord, draining: Shutdown, 
     }
 }
 
-/// Connects to the peers that Auth names.
+/// Connects to the peers that Auth names and no lock shuts out.
 async fn follow_peers(shared: Arc<Shared>, shutdown: Shutdown) {
     let mut proxies = shared.cluster.proxies.subscribe();
+    let mut policies = shared.policy.watch();
     proxies.mark_changed();
     let mut looks = tokio::time::interval(PROBLEMS_INTERVAL);
     loop {
@@ -476,6 +483,10 @@ async fn follow_peers(shared: Arc<Shared>, shutdown: Shutdown) {
                     return;
                 }
                 let known = proxies.borrow_and_update().clone();
+                shared.peers.follow(&shared, &known);
+            }
+            Ok(()) = policies.changed() => {
+                let known = proxies.borrow().clone();
                 shared.peers.follow(&shared, &known);
             }
             _ = looks.tick() => {}

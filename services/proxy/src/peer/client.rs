@@ -20,7 +20,7 @@ use wayleave_api::peer::peer_client::PeerClient;
 use wayleave_api::peer::{PeerPingRequest, SyncRoutesRequest};
 use wayleave_dial::{DialRefusal, DialRequest, DialResponse};
 use wayleave_keystore::{Audience, client_config};
-use wayleave_net::{BoxStream, DIAL_MESSAGE_TIMEOUT, connect_tls_straight, read_message};
+use wayleave_net::{BoxStream, DIAL_MESSAGE_TIMEOUT, connect_told_straight, read_message};
 use wayleave_peering::Source;
 use wayleave_rpc::peer_channel;
 use wayleave_runtime::{Clock, Shutdown, TaskGroup, random_u64};
@@ -80,7 +80,10 @@ struct Peer {
     channels: Vec<Channel>,
     next: AtomicUsize,
     seen: Mutex<Seen>,
+    /// It is let go of: nothing new is asked of it.
     ended: Shutdown,
+    /// What runs over its connections ends too.
+    severed: Shutdown,
 }
 
 impl Peer {
@@ -176,10 +179,16 @@ impl Peers {
         }
     }
 
-    /// Follows the list of proxies: connects to new ones, lets go of those that left or moved.
+    /// Follows the list of proxies and the locks: connects to new ones, lets go of those that left or moved, and cuts off
+    /// those that a lock shuts out.
     pub(crate) fn follow(&self, shared: &Arc<Shared>, proxies: &BTreeMap<HostId, ProxyRecord>) {
         let own = shared.config.host_id;
         let mut peers = self.lock();
+        for (id, peer) in peers.extract_if(.., |id, _| shared.is_locked(*id)) {
+            tracing::info!(peer = %id, "a lock ends the connections to a peer");
+            peer.ended.request();
+            peer.severed.request();
+        }
         peers.retain(|id, peer| {
             let stays = proxies.get(id).is_some_and(|record| {
                 record.incarnation == peer.incarnation && record.peer_address == peer.address.to_string()
@@ -191,7 +200,7 @@ impl Peers {
         });
         self.note_duplicates(proxies);
         for (id, record) in proxies {
-            if peers.contains_key(id) {
+            if peers.contains_key(id) || shared.is_locked(*id) {
                 continue;
             }
             let Ok(address) = HostPort::parse(&record.peer_address, None) else { continue };
@@ -270,7 +279,8 @@ fn connect(
     let tls = client_config(&config.tls, &config.trust, SystemRole::Proxy, Some(name.id), &[b"h2"])?;
     // There is no dial through the proxy itself.
     let count = if name.id == config.host_id { 0 } else { CONNECTIONS_PER_PEER };
-    let channels = (0..count).map(|_| peer_channel(address.clone(), tls.clone())).collect();
+    let severed = Shutdown::new();
+    let channels = (0..count).map(|_| peer_channel(address.clone(), tls.clone(), severed.clone())).collect();
     Ok(Arc::new(Peer {
         name,
         address,
@@ -279,6 +289,7 @@ fn connect(
         next: AtomicUsize::new(0),
         seen: Mutex::new(Seen { link: Link::Connecting, answers: Answers::default() }),
         ended: Shutdown::new(),
+        severed,
     }))
 }
 
@@ -313,7 +324,7 @@ async fn identify(shared: Arc<Shared>, peer: Arc<Peer>) {
 async fn who_answers(shared: &Shared, address: &HostPort) -> Option<HostId> {
     let config = &shared.config;
     let tls = client_config(&config.tls, &config.trust, SystemRole::Proxy, None, &[b"h2"]).ok()?;
-    let stream = connect_tls_straight(address, tls).await.ok()?;
+    let stream = connect_told_straight(address, tls).await.ok()?;
     let chain = stream.get_ref().1.peer_certificates()?;
     let principal = config.trust.identify(chain, Audience::Server, shared.clock.wall()).ok()?;
     principal.as_host_with(SystemRole::Proxy).map(|host| host.host_id)

@@ -28,10 +28,11 @@ use wayleave_api::auth::RouteUpdate;
 use wayleave_api::peer::peer_server::{Peer, PeerServer};
 use wayleave_api::peer::{PeerPingRequest, PeerPingResponse, SyncRoutesRequest};
 use wayleave_dial::{DialRefusal, DialRequest, DialResponse, VERSION};
-use wayleave_identity::Principal;
+use wayleave_identity::{HostPrincipal, Principal};
 use wayleave_keystore::Audience;
 use wayleave_net::{
-    Admission, HELLO_TIMEOUT, ReadAhead, Rewind, Slots, accept_loop, read_message, splice, write_message,
+    Admission, HELLO_TIMEOUT, ReadAhead, Rewind, Severable, Slots, accept_loop, read_message, splice,
+    write_message,
 };
 use wayleave_rpc::{
     Caller, PEER_CONNECTION_WINDOW_BYTES, PEER_FRAME_BYTES_MAX, PEER_STREAM_WINDOW_BYTES, RpcStream,
@@ -92,7 +93,7 @@ pub(super) async fn serve_peers(shared: Arc<Shared>, listener: TcpListener, shut
 
 /// A connection of a proxy of this cluster that speaks HTTP/2: what comes then has deadlines of HTTP/2's own.
 async fn accept_peer(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     stream: TcpStream,
     peer: SocketAddr,
 ) -> Result<RpcStream, &'static str> {
@@ -108,8 +109,10 @@ async fn accept_peer(
         .map_err(|_| "its handshake failed")?;
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
     match shared.config.trust.identify(chain, Audience::Client, shared.clock.wall()) {
-        Ok(principal) if may_call(shared, &principal) => {
-            let caller = Caller { principal: Some(principal), address: peer };
+        Ok(Principal::Host(host)) if may_call(shared, &host) => {
+            // What runs over the connection ends with it.
+            let tls = Severable::new(tls, shared.clone().locked(host.host_id));
+            let caller = Caller { principal: Some(Principal::Host(host)), address: peer };
             let ahead = Bytes::copy_from_slice(&preface);
             let metrics = &shared.metrics;
             let (written, read) = (metrics.bytes_to_peers.clone(), metrics.bytes_from_peers.clone());
@@ -127,14 +130,14 @@ struct PeerService {
 }
 
 /// True for a proxy that no lock is on.
-fn may_call(shared: &Shared, principal: &Principal) -> bool {
-    principal.as_host_with(SystemRole::Proxy).is_some_and(|host| !shared.is_locked(host.host_id))
+fn may_call(shared: &Shared, host: &HostPrincipal) -> bool {
+    host.system_roles.contains(&SystemRole::Proxy) && !shared.is_locked(host.host_id)
 }
 
 fn calling_proxy(shared: &Shared, extensions: &http::Extensions) -> Result<HostId, Status> {
     let caller = extensions.get::<Caller>();
     match caller.and_then(|c| c.principal.as_ref()) {
-        Some(principal @ Principal::Host(host)) if may_call(shared, principal) => Ok(host.host_id),
+        Some(Principal::Host(host)) if may_call(shared, host) => Ok(host.host_id),
         _ => Err(Status::permission_denied("only proxies of this cluster may call")),
     }
 }

@@ -54,3 +54,27 @@ async fn j_an_agent_that_a_lock_shuts_out_is_cut_whatever_it_does() {
         .await
         .expect("it is let in when the lock is gone");
 }
+
+/// A lock on either end of a peer connection ends what runs over it; the other end sees to that.
+#[tokio::test]
+async fn j_a_lock_on_a_proxy_ends_what_runs_between_it_and_its_peers() {
+    let cluster = Cluster::start().await;
+    let (home, ingress) = (cluster.proxy(1).await, cluster.proxy(2).await);
+    let node = HostId::from_random([9; 16]);
+    cluster.auth.add_node(node, "web-1");
+    let agent = Agent::connect(&cluster, &home.web, node).await;
+    for (step, locked) in [(1, home.id), (3, ingress.id)] {
+        let mut session = cluster.reach(&ingress, "web-1").await;
+        check_echo(&mut *session).await;
+        cluster.auth.tell(Event::Snapshot(signed_policy(&cluster, step, vec![LockTarget::ServerId(locked)])));
+        let mut rest = Vec::new();
+        let reading = tokio::time::timeout(crate::cluster::PATIENCE, session.read_to_end(&mut rest));
+        let _reset_or_end = reading.await.expect("the session through the peer ends");
+        assert!(rest.is_empty());
+        until(|| agent.tunnel.stream_count() == 0).await;
+        assert!(cluster.dial(&ingress, "web-1").await.is_err(), "and there is no new one");
+        check_echo(&mut *cluster.reach(&home, "web-1").await).await;
+        cluster.auth.tell(Event::Snapshot(signed_policy(&cluster, step + 1, Vec::new())));
+    }
+    check_echo(&mut *cluster.reach(&ingress, "web-1").await).await;
+}

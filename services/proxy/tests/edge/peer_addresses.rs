@@ -5,8 +5,9 @@ use crate::agent::Agent;
 use crate::cluster::{Cluster, check_echo, until};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use wayleave_runtime::TaskGroup;
+use wayleave_runtime::{Shutdown, TaskGroup};
 use wayleave_telemetry::{Diagnostics, State};
 use wayleave_vocab::{HostId, HostPort};
 
@@ -133,6 +134,48 @@ async fn a_proxy_shows_tunnels_dials_and_peers() {
     home.shutdown.request();
     until(|| codes(&diagnostics).contains(&"draining")).await;
     assert!(!diagnostics.metrics.render().contains("web-1"), "no names in metrics");
+}
+
+/// What leads to a peer and loses everything, from some moment on.
+async fn blackhole(target: HostPort, silent: Shutdown, tasks: &TaskGroup) -> HostPort {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = HostPort::from_socket(listener.local_addr().unwrap());
+    let group = tasks.clone();
+    tasks.spawn("blackhole", async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let (target, silent) = (target.clone(), silent.clone());
+            group.spawn_many(async move {
+                let Ok(mut far) = TcpStream::connect((target.host(), target.port())).await else { return };
+                let _ = silent.until(tokio::io::copy_bidirectional(&mut near, &mut far)).await;
+                // Both stay open, and nobody reads them.
+                std::future::pending::<()>().await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn g_a_peer_that_answers_nothing_any_more_is_noticed_within_seconds() {
+    let cluster = Cluster::start().await;
+    let diagnostics = Diagnostics::default();
+    let shown = diagnostics.clone();
+    let _one = cluster.proxy_with(cluster.config(1), |service| service.diagnostics(&shown)).await;
+    let mut config = cluster.config(2);
+    config.peer_listen = std::net::SocketAddr::from(([127, 0, 0, 1], free_port().await));
+    let silent = Shutdown::new();
+    let led = blackhole(HostPort::from_socket(config.peer_listen), silent.clone(), &cluster.tasks).await;
+    config.peer_public = Some(led);
+    let _two = cluster.proxy_with(config, |service| service).await;
+    let is_ready = || {
+        let ready = "proxy_peer_client_connections{state=\"READY\"} 1";
+        diagnostics.metrics.render().lines().any(|found| found == ready)
+    };
+    until(is_ready).await;
+    silent.request();
+    let began = std::time::Instant::now();
+    until(|| !is_ready()).await;
+    assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
 }
 
 async fn free_port() -> u16 {
