@@ -188,7 +188,7 @@ impl Publisher {
         }
     }
 
-    /// A peer connection was made: the peer gets a snapshot, then every change.
+    /// A peer connection was made, or the peer misses something and asks again: it gets a snapshot, then every change.
     pub fn handle_peer_connected(&mut self, link: LinkId, now: Mono) {
         if self.is_withdrawn {
             return;
@@ -202,13 +202,6 @@ impl Publisher {
     /// A peer connection has ended.
     pub fn handle_peer_lost(&mut self, link: LinkId) {
         self.links.remove(&link);
-    }
-
-    /// A peer asks for a snapshot because it misses something.
-    pub fn handle_resync(&mut self, link: LinkId, now: Mono) {
-        if self.links.contains(&link) {
-            self.handle_peer_connected(link, now);
-        }
     }
 
     /// The lease is there: everything is written under it.

@@ -35,6 +35,8 @@ pub(crate) struct RoutePublisher {
     written: Option<Revision>,
     /// The table has changes that are not written.
     dirty: bool,
+    /// The proxy has left.
+    is_withdrawn: bool,
 }
 
 /// What a failed write means for the stream.
@@ -48,10 +50,10 @@ enum WriteError {
 
 impl RoutePublisher {
     pub(crate) fn new(core: Arc<AuthCore>, caller: HostPrincipal) -> Self {
-        Self { core, caller, lease: None, table: None, written: None, dirty: false }
+        Self { core, caller, lease: None, table: None, written: None, dirty: false, is_withdrawn: false }
     }
 
-    /// Takes updates until the stream ends, is superseded, or shutdown. Acknowledges what is written.
+    /// Takes updates until the stream ends, the proxy has left, is superseded, or shutdown. Acknowledges what is written.
     pub(crate) async fn run(
         mut self,
         mut updates: impl Stream<Item = Result<RouteUpdate, Status>> + Unpin,
@@ -70,6 +72,9 @@ impl RoutePublisher {
                 },
                 _ = tick.tick() => self.keep_alive().await,
             };
+            if self.is_withdrawn {
+                return self.withdraw().await;
+            }
             let done = match done {
                 Ok(()) => self.flush(&acks).await,
                 Err(status) => Err(status),
@@ -99,6 +104,10 @@ impl RoutePublisher {
     }
 
     fn apply(&mut self, update: &RouteUpdate) -> Result<(), Status> {
+        if update.withdrawn {
+            self.is_withdrawn = true;
+            return Ok(());
+        }
         let table = ProxyTable::updated(self.table.as_ref(), update)
             .map_err(|error| Status::invalid_argument(format!("routes: {error}")))?;
         self.table = Some(table);
@@ -120,6 +129,17 @@ impl RoutePublisher {
             Err(error) => tracing::warn!(%error, "the lease of a proxy's routes cannot be kept alive"),
         }
         Ok(())
+    }
+
+    /// Deletes what this stream wrote, unless somebody newer has written since.
+    async fn withdraw(&mut self) {
+        let Some(written) = self.written else { return };
+        let key = keys::routes_of(self.caller.host_id);
+        let condition = Condition::RevisionIs(key.clone(), written);
+        let deleted = self.core.records.commit(vec![condition], vec![Operation::Delete { key }]).await;
+        if let Err(error) = deleted {
+            tracing::debug!(%error, "the routes of a proxy that left stay until its lease ends");
+        }
     }
 
     async fn flush(&mut self, acks: &mpsc::Sender<Result<RouteAck, Status>>) -> Result<(), Status> {

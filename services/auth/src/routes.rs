@@ -90,6 +90,7 @@ impl ProxyTable {
             removed: Vec::new(),
             base: 0,
             incomplete: self.incomplete,
+            withdrawn: false,
         }
     }
 

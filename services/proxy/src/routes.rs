@@ -12,7 +12,7 @@ use wayleave_api::auth::host_client::HostClient;
 use wayleave_api::auth::{RouteAck, RouteUpdate as WireUpdate};
 use wayleave_peering::{
     Change, LinkId, Phase, Publisher, PublisherConfig, PublisherEffect, RouteTable, RouteUpdate, RouteWrite,
-    TableConfig,
+    TableConfig, TableEffect,
 };
 use wayleave_runtime::{Clock, Shutdown};
 use wayleave_vocab::{HostId, Incarnation, Mono};
@@ -41,6 +41,8 @@ struct Inner {
     next_link: u64,
     /// Auth holds the lease of this life.
     is_published: bool,
+    /// All who are connected were sent that this life has left.
+    is_withdrawn: bool,
 }
 
 impl Routes {
@@ -52,6 +54,7 @@ impl Routes {
             links: BTreeMap::new(),
             next_link: 0,
             is_published: false,
+            is_withdrawn: false,
         };
         Self { inner: Mutex::new(inner), changed: Notify::new(), learned: watch::Sender::new(0) }
     }
@@ -96,6 +99,22 @@ impl Routes {
     /// True while Auth keeps what this proxy publishes.
     pub(crate) fn is_published(&self) -> bool {
         self.lock().is_published
+    }
+
+    /// This life leaves, and takes its routes with it.
+    pub(crate) fn withdraw(&self) {
+        if let Some(publisher) = &mut self.lock().publisher {
+            publisher.withdraw();
+        }
+        self.changed.notify_one();
+    }
+
+    /// Everybody who can be told has taken that this life has left.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        let inner = self.lock();
+        let has_taken =
+            |link: &mpsc::Sender<WireUpdate>| link.is_closed() || link.capacity() == link.max_capacity();
+        inner.is_withdrawn && !inner.is_published && inner.links.values().all(has_taken)
     }
 
     /// A peer listens: it gets a snapshot, then every change.
@@ -180,8 +199,8 @@ pub(crate) fn from_wire(proxy: HostId, wire: &WireUpdate) -> Option<RouteUpdate>
     Some(RouteUpdate { proxy, incarnation, sequence: wire.sequence, change })
 }
 
-/// Publishes this life's routes until shutdown. While the proxy drains they stay until its tunnels end; a route that
-/// outlives its proxy costs a dial one failed attempt.
+/// Publishes this life's routes until shutdown. While the proxy drains they stay until its tunnels end or it leaves; a
+/// route that outlives its proxy costs a dial one failed attempt.
 pub(crate) async fn publish(shared: Arc<Shared>, shutdown: Shutdown) {
     let routes = &shared.routes;
     let mut auth = AuthStream::Closed;
@@ -253,6 +272,11 @@ impl AuthStream {
 }
 
 fn act(shared: &Arc<Shared>, auth: &mut AuthStream) {
+    while let Some(TableEffect::Resync { proxy, incarnation }) =
+        shared.routes.with_table(RouteTable::poll_effect)
+    {
+        shared.peers.resync(proxy, incarnation);
+    }
     loop {
         let mut inner = shared.routes.lock();
         let Some(effect) = inner.publisher.as_mut().and_then(Publisher::poll_effect) else { return };
@@ -280,7 +304,18 @@ fn act(shared: &Arc<Shared>, auth: &mut AuthStream) {
                     publisher.handle_lease_lost(now);
                 }
             }
-            PublisherEffect::Withdraw { .. } => return,
+            PublisherEffect::Withdraw { incarnation, .. } => {
+                inner.is_withdrawn = true;
+                let wire =
+                    WireUpdate { incarnation: incarnation.0, withdrawn: true, ..WireUpdate::default() };
+                // Who cannot take it now notices by the connection.
+                for link in inner.links.values() {
+                    let _ = link.try_send(wire.clone());
+                }
+                if let AuthStream::Open { send, .. } = auth {
+                    let _ = send.try_send(wire);
+                }
+            }
         }
     }
 }
@@ -308,7 +343,7 @@ fn send(auth: &mut AuthStream, write: &RouteWrite) -> bool {
 fn handle_auth(shared: &Shared, auth: &mut AuthStream, news: AuthNews) {
     let now = shared.clock.mono();
     let mut inner = shared.routes.lock();
-    let Inner { publisher: Some(publisher), is_published, .. } = &mut *inner else { return };
+    let Inner { publisher: Some(publisher), is_published, is_withdrawn, .. } = &mut *inner else { return };
     match news {
         AuthNews::Opened(send, acks) => {
             *is_published = true;
@@ -324,6 +359,11 @@ fn handle_auth(shared: &Shared, auth: &mut AuthStream, news: AuthNews) {
                 }
                 !answered
             });
+        }
+        // It has taken that this life has left.
+        AuthNews::Lost(_) if *is_withdrawn => {
+            *is_published = false;
+            *auth = AuthStream::Closed;
         }
         AuthNews::Lost(reason) => {
             tracing::warn!(reason, "Auth does not take routes now; peers still do");

@@ -48,6 +48,10 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 const PROBLEMS_INTERVAL: Duration = Duration::from_secs(5);
 /// TLS handshakes that are begun at a time: more than the cores need, enough for clients far away.
 const HANDSHAKES_AT_A_TIME: usize = 256;
+/// How long others may take to hear that this proxy has left.
+const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often it is looked whether they have.
+const WITHDRAW_LOOK: Duration = Duration::from_millis(5);
 /// How often a drain looks whether it is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(100);
 
@@ -293,8 +297,13 @@ impl BoundProxy {
         }
         spawn(&group, "draining", note_draining(shared.clone(), shutdown.clone(), closing.clone()));
         let accepting = accept_web(shared.clone(), self.web, shutdown, closing.clone());
+        let serving = async {
+            accepting.await;
+            drain(&shared).await;
+            withdraw(&shared).await;
+        };
         let served = tokio::select! {
-            () = async { accepting.await; drain(&shared).await } => Ok(()),
+            () = serving => Ok(()),
             Err(error) = peer::serve(shared.clone(), closing.clone()) => Err(ProxyError::Bind(error)),
         };
         closing.request();
@@ -518,6 +527,17 @@ async fn drain(shared: &Shared) {
         let streams = streams_through(shared);
         tracing::warn!(streams, "the drain timeout has passed: the streams that are left are cut");
     }
+}
+
+/// Tells everybody that this life's routes are gone, so that nobody tries them.
+async fn withdraw(shared: &Shared) {
+    shared.routes.withdraw();
+    let told = async {
+        while !shared.routes.is_withdrawn() {
+            tokio::time::sleep(WITHDRAW_LOOK).await;
+        }
+    };
+    let _ = tokio::time::timeout(WITHDRAW_TIMEOUT, told).await;
 }
 
 /// Some agent is still here and has another proxy to go to.

@@ -163,7 +163,7 @@ impl World {
             PeerMessage::Resync => {
                 let now = self.local(Host::Proxy(self.lives[life].slot));
                 if let Some(publisher) = &mut self.lives[life].publisher {
-                    publisher.handle_resync(Self::route_link(link), now);
+                    publisher.handle_peer_connected(Self::route_link(link), now);
                 }
                 self.touch(Machine::Publisher(life));
             }

@@ -247,6 +247,36 @@ async fn a_lost_lease_makes_routes_suspect_and_a_new_life_replaces_them() {
 }
 
 #[tokio::test]
+async fn routes_that_are_withdrawn_go_at_once_and_only_those() {
+    let cluster = Cluster::start().await;
+    let (proxy, other) = (cluster.join(&["Proxy"], "p-1").await, cluster.join(&["Proxy"], "p-2").await);
+    let node = cluster.join(&["Node"], "web-1").await;
+    let mut watched = watch(&cluster, &other).await;
+    let withdrawn = |incarnation| RouteUpdate { incarnation, withdrawn: true, ..RouteUpdate::default() };
+    let mut routes = publish(&cluster, &proxy).await;
+    routes.send(change(1, 0, 1, &[&node.host_id], &[])).await;
+    // Another life has begun: what the first one says of itself is not about that.
+    let mut newer = publish(&cluster, &proxy).await;
+    newer.send(change(2, 0, 1, &[&node.host_id], &[])).await;
+    routes.send.send(withdrawn(1)).await.unwrap();
+    assert!(within(routes.acks.message()).await.unwrap().is_none(), "the stream ends");
+    newer.send(change(2, 1, 2, &[], &[])).await;
+    newer.send.send(withdrawn(2)).await.unwrap();
+    assert!(within(newer.acks.message()).await.unwrap().is_none());
+    let (mut last, mut lost) = (0, None);
+    while lost.is_none() {
+        (last, lost) = watched
+            .next(|event| match event {
+                Event::Routes(routes) => Some((routes.update.unwrap().incarnation, None)),
+                Event::RoutesLeaseLostProxyId(id) => Some((last, Some(id))),
+                _ => None,
+            })
+            .await;
+    }
+    assert_eq!((last, lost), (2, Some(proxy.host_id)));
+}
+
+#[tokio::test]
 async fn f_wrong_route_updates_end_the_stream() {
     let cluster = Cluster::start().await;
     let proxy = cluster.join(&["Proxy"], "p-1").await;

@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tonic::body::Body;
 use tonic::transport::Channel;
 use tower::{Service as _, ServiceExt as _};
 use wayleave_api::PEER_VERSION;
-use wayleave_api::auth::ProxyRecord;
+use wayleave_api::auth::{ProxyRecord, RouteUpdate as WireUpdate};
 use wayleave_api::peer::peer_client::PeerClient;
 use wayleave_api::peer::{PeerPingRequest, SyncRoutesRequest};
 use wayleave_dial::{DialRefusal, DialRequest, DialResponse};
@@ -80,6 +80,8 @@ struct Peer {
     channels: Vec<Channel>,
     next: AtomicUsize,
     seen: Mutex<Seen>,
+    /// Something of its routes is missing: they are asked for again.
+    resync: Notify,
     /// It is let go of: nothing new is asked of it.
     ended: Shutdown,
     /// What runs over its connections ends too.
@@ -239,6 +241,13 @@ impl Peers {
         *before = found;
     }
 
+    /// Asks a peer for all its routes again. Where there is no connection to it, what Auth says has to do.
+    pub(crate) fn resync(&self, proxy: HostId, incarnation: Incarnation) {
+        if let Some(peer) = self.lock().get(&proxy).filter(|peer| peer.incarnation == incarnation.0) {
+            peer.resync.notify_one();
+        }
+    }
+
     /// Lets go of all peers.
     pub(crate) fn close(&self) {
         let mut peers = self.lock();
@@ -288,6 +297,7 @@ fn connect(
         channels,
         next: AtomicUsize::new(0),
         seen: Mutex::new(Seen { link: Link::Connecting, answers: Answers::default() }),
+        resync: Notify::new(),
         ended: Shutdown::new(),
         severed,
     }))
@@ -372,14 +382,33 @@ async fn sync_once(
     noted.map_err(|e| tonic::Status::internal(e.to_string()))?;
     *life = Some(incarnation);
     peer.seen().link = Link::Ready;
-    while let Some(update) = updates.message().await? {
-        let Some(update) = from_wire(id, &update) else {
+    loop {
+        let update = tokio::select! {
+            update = updates.message() => update?,
+            () = peer.resync.notified() => {
+                updates = client.sync_routes(SyncRoutesRequest {}).await?.into_inner();
+                continue;
+            }
+        };
+        match update {
+            Some(update) => take_update(shared, id, peer, &update)?,
+            None => return Err(tonic::Status::unavailable("the peer ended its routes")),
+        }
+    }
+}
+
+fn take_update(shared: &Shared, id: HostId, peer: &Peer, update: &WireUpdate) -> Result<(), tonic::Status> {
+    let (source, now) = (Source::Peer(id), shared.clock.mono());
+    let taken = if update.withdrawn {
+        // What it says of lives that it has not begun counts for nothing.
+        let incarnation = Incarnation(update.incarnation.min(peer.incarnation));
+        shared.routes.with_table(|table| table.handle_withdrawn(source, id, incarnation))
+    } else {
+        let Some(update) = from_wire(id, update) else {
             return Err(tonic::Status::invalid_argument("routes that cannot be read"));
         };
-        let now = shared.clock.mono();
-        let taken = shared.routes.with_table(|table| table.handle_update(Source::Peer(id), update, now));
-        taken.map_err(|e| tonic::Status::invalid_argument(e.to_string()))?;
-        shared.routes.note_learned();
-    }
-    Err(tonic::Status::unavailable("the peer ended its routes"))
+        shared.routes.with_table(|table| table.handle_update(source, update, now).map(|_| ()))
+    };
+    shared.routes.note_learned();
+    taken.map_err(|e| tonic::Status::invalid_argument(e.to_string()))
 }

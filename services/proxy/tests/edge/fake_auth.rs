@@ -253,6 +253,9 @@ impl Host for Service {
         // Which proxy this is, only the real Auth must know; here incarnations are unique over all of them.
         let acks = futures::stream::poll_fn(move |cx| {
             let next = std::task::ready!(Pin::new(&mut updates).poll_next(cx));
+            if matches!(&next, Some(Ok(update)) if update.withdrawn) {
+                return std::task::Poll::Ready(None);
+            }
             std::task::Poll::Ready(next.map(|update| {
                 let update = update?;
                 let sequence = update.sequence;

@@ -3,16 +3,18 @@
 use crate::agent::Agent;
 use crate::cluster::{Cluster, PATIENCE, ask, check_echo, request, until};
 use bytes::{Buf, BufMut, Bytes};
+use std::time::{Duration, Instant};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Code, Status};
 use wayleave_api::agent::proxy_to_agent;
-use wayleave_api::auth::ProxyRecord;
 use wayleave_api::auth::cluster_event::Event;
+use wayleave_api::auth::{ProxyRecord, ProxyRoutes, RouteUpdate};
 use wayleave_api::peer::PeerPingRequest;
 use wayleave_api::peer::peer_client::PeerClient;
 use wayleave_dial::{DialRefusal, DialRequest, DialResponse, MESSAGE_BYTES_MAX, body_length, decode_body};
 use wayleave_keystore::client_config;
 use wayleave_net::connect_tls;
+use wayleave_telemetry::Diagnostics;
 use wayleave_vocab::{HostId, SystemRole};
 
 fn node() -> HostId {
@@ -93,6 +95,63 @@ async fn a_restarted_proxy_is_a_new_life_of_the_same_id() {
     let again = cluster.proxy(1).await;
     let _agent = Agent::connect(&cluster, &again.web, node()).await;
     check_echo(&mut *cluster.reach(&other, "web-1").await).await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_leaves_takes_its_routes_with_it() {
+    let cluster = Cluster::start().await;
+    cluster.auth.add_node(node(), "web-1");
+    let mut config = cluster.config(1);
+    config.drain_timeout = Duration::from_millis(200);
+    let home = cluster.proxy_with(config, |service| service).await;
+    let diagnostics = Diagnostics::default();
+    let shown = diagnostics.clone();
+    let ingress = cluster.proxy_with(cluster.config(2), |service| service.diagnostics(&shown)).await;
+    // It stays until it is cut.
+    let _agent = Agent::connect(&cluster, &home.web, node()).await;
+    check_echo(&mut *cluster.reach(&ingress, "web-1").await).await;
+    home.shutdown.request();
+    assert!(home.ended.drained(PATIENCE).await);
+    let ended = Instant::now();
+    let shows = |line: &str| diagnostics.metrics.render().lines().any(|found| found == line);
+    until(|| shows("proxy_routes{state=\"fresh\"} 0") && shows("proxy_routes{state=\"suspect\"} 0")).await;
+    assert!(ended.elapsed() < Duration::from_secs(20), "nobody waits until they expire");
+}
+
+#[tokio::test]
+async fn what_is_missing_of_a_peers_routes_is_asked_for() {
+    let cluster = Cluster::start().await;
+    cluster.auth.add_node(node(), "web-1");
+    let (home, ingress) = (cluster.proxy(1).await, cluster.proxy(2).await);
+    let _agent = Agent::connect(&cluster, &home.web, node()).await;
+    drop(cluster.reach(&ingress, "web-1").await);
+    let nobody = HostId::from_random([0x55; 16]);
+    let unheld = DialRequest { from_peer: true, host_id: Some(nobody), ..request("web-1") };
+    // Each such answer is a statement of its own.
+    let mut last = 0;
+    while last < 30 {
+        let DialResponse::Refused { refusal: DialRefusal::NotHere { sequence, .. } } =
+            peer_dial(&cluster, &home.peer, &unheld).await
+        else {
+            panic!("it is not there")
+        };
+        last = sequence;
+    }
+    let incarnation =
+        cluster.auth.proxies().iter().find(|p| p.host_id == home.id.to_string()).unwrap().incarnation;
+    // One came, and the one before it did not.
+    let removed = vec![node().as_bytes().to_vec()];
+    let update =
+        RouteUpdate { incarnation, base: last - 2, sequence: last - 1, removed, ..Default::default() };
+    cluster.auth.tell(Event::Routes(ProxyRoutes { proxy_id: home.id.to_string(), update: Some(update) }));
+    cluster.auth.add_node(nobody, "web-2");
+    let is_told = async {
+        while let Err(DialResponse::Refused { refusal: DialRefusal::UnknownTarget { .. } }) =
+            cluster.dial(&ingress, "web-2").await
+        {}
+    };
+    tokio::time::timeout(PATIENCE, is_told).await.unwrap();
+    check_echo(&mut *cluster.reach(&ingress, "web-1").await).await;
 }
 
 #[tokio::test]
