@@ -257,14 +257,11 @@ impl RouteTable {
             return Err(RouteError::TooMany("routes"));
         }
         life.sequence = life.sequence.max(sequence);
-        // A snapshot tells what either way may have missed before.
-        let is_snapshot = matches!(change, Change::Snapshot { .. });
-        if is_snapshot || source == Source::Watch {
-            life.by_watch.note(change.base(), sequence);
-        }
-        if is_snapshot || source != Source::Watch {
-            life.by_peer.note(change.base(), sequence);
-        }
+        let way = match source {
+            Source::Watch => &mut life.by_watch,
+            Source::Peer(_) => &mut life.by_peer,
+        };
+        way.note(change.base(), sequence);
         if life.by_watch.is_whole() && life.by_peer.is_whole() {
             life.resync_at = None;
         } else {

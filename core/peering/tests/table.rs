@@ -59,16 +59,6 @@ fn the_highest_statement_about_an_agent_holds_whatever_the_order() {
 }
 
 #[test]
-fn a_snapshot_makes_up_for_what_was_missed_on_the_other_way() {
-    let mut table = table(&[snapshot(1, 5, &[10]), delta(1, 7, 8, &[11], &[])]);
-    let late = table.poll_timeout().unwrap();
-    table.handle_update(Source::Peer(id(1)), snapshot(1, 9, &[10, 11, 12]), late).unwrap();
-    table.handle_timeout(late.after(Duration::from_secs(2)));
-    assert_eq!(table.poll_effect(), None);
-    assert_eq!(agents(&table, RouteState::Fresh), [10, 11, 12]);
-}
-
-#[test]
 fn a_missing_statement_is_noticed_and_a_snapshot_asked_for() {
     let mut table = table(&[snapshot(1, 5, &[10]), delta(1, 7, 8, &[11], &[])]);
     assert_eq!(agents(&table, RouteState::Fresh), [10, 11], "what is known counts at once");
