@@ -138,6 +138,7 @@ pub struct BoundProxy {
     web: TcpListener,
     ssh: Option<TcpListener>,
     publishing: Option<TcpListener>,
+    peers: Option<TcpListener>,
 }
 
 impl ProxyService {
@@ -248,11 +249,12 @@ impl ProxyService {
             Some(address) => Some(bind("tunnel_listen_addr", address).await.map_err(ProxyError::Bind)?),
             None => None,
         };
+        let peers = peer::bind_early(&self.shared).await.map_err(ProxyError::Bind)?;
         let Self { shared, ssh_entry, publish_entry, web_files, diagnostics } = self;
         let shared = Arc::new(shared);
         metrics::register_computed(&diagnostics.metrics, &shared);
         health::register(&diagnostics.health, &shared);
-        Ok(BoundProxy { shared, ssh_entry, publish_entry, web_files, web, ssh, publishing })
+        Ok(BoundProxy { shared, ssh_entry, publish_entry, web_files, web, ssh, publishing, peers })
     }
 }
 
@@ -304,7 +306,7 @@ impl BoundProxy {
         };
         let served = tokio::select! {
             () = serving => Ok(()),
-            Err(error) = peer::serve(shared.clone(), closing.clone()) => Err(ProxyError::Bind(error)),
+            Err(error) = peer::serve(shared.clone(), self.peers, closing.clone()) => Err(ProxyError::Bind(error)),
         };
         closing.request();
         shared.peers.close();

@@ -1,6 +1,7 @@
 //! Builds the Auth Service of this process.
 
 use super::Process;
+use super::ends::Ends;
 use crate::edge;
 use crate::storage::Storage;
 use anyhow::Context;
@@ -24,7 +25,11 @@ pub(crate) struct RunningAuth {
     api: LocalApi,
 }
 
-pub(crate) async fn start(process: &Process, config: &AuthConfig) -> anyhow::Result<RunningAuth> {
+pub(crate) async fn start(
+    process: &Process,
+    config: &AuthConfig,
+    ends: &Ends,
+) -> anyhow::Result<RunningAuth> {
     let instance = &process.config.instance;
     make_data_dir(&instance.data_dir)?;
     let storage = Storage::configured(&instance.storage)?;
@@ -48,7 +53,12 @@ pub(crate) async fn start(process: &Process, config: &AuthConfig) -> anyhow::Res
     let bound = service.bind().await.context("the Auth Service cannot start")?;
     let (address, api, shutdown) = (bound.address(), bound.local_api(), Shutdown::new());
     let tasks = TaskGroup::with_shutdown(shutdown.clone());
-    tasks.spawn("auth", bound.run(shutdown.clone()));
+    let asked = shutdown.clone();
+    let running = async move {
+        bound.run(asked).await;
+        Ok(())
+    };
+    tasks.spawn("auth", ends.notice("the Auth Service", &shutdown, running));
     Ok(RunningAuth { tasks, shutdown, backend, address, api })
 }
 

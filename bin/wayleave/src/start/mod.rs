@@ -4,6 +4,7 @@ mod addresses;
 mod audit_sink;
 mod auth;
 mod diagnostics;
+mod ends;
 mod instance;
 mod node;
 mod policy;

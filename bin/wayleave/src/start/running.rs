@@ -2,6 +2,7 @@
 
 use super::Process;
 use super::audit_sink::JournalSink;
+use super::ends::{Ends, Failures};
 use super::instance::OpenedInstance;
 use super::policy::PolicyViews;
 use super::{addresses, auth, diagnostics, instance, node, policy, proxy};
@@ -25,6 +26,7 @@ pub(crate) struct Running {
     services: TaskGroup,
     helpers: TaskGroup,
     shutdown: Shutdown,
+    failures: Failures,
     drain_timeout: Duration,
 }
 
@@ -33,17 +35,18 @@ pub(crate) async fn start(process: Process) -> anyhow::Result<Running> {
     let drain_timeout = process.config.instance.shutdown_timeout;
     let helpers = TaskGroup::new();
     let services = TaskGroup::new();
+    let (ends, failures) = Ends::new();
     diagnostics::start(&process, &helpers).await?;
     let auth = match &process.config.auth {
-        Some(config) => Some(auth::start(&process, config).await?),
+        Some(config) => Some(auth::start(&process, config, &ends).await?),
         None => None,
     };
     if process.config.proxy.is_some() || process.config.ssh.is_some() {
         let opened = instance::open(&process, auth.as_ref()).await?;
-        start_services(&process, &opened, &services, &helpers).await?;
+        start_services(&process, &opened, &services, &helpers, &ends).await?;
     }
     process.diagnostics.health.started();
-    Ok(Running { auth, services, helpers, shutdown: process.shutdown, drain_timeout })
+    Ok(Running { auth, services, helpers, shutdown: process.shutdown, failures, drain_timeout })
 }
 
 async fn start_services(
@@ -51,6 +54,7 @@ async fn start_services(
     opened: &OpenedInstance,
     services: &TaskGroup,
     helpers: &TaskGroup,
+    ends: &Ends,
 ) -> anyhow::Result<()> {
     addresses::keep(process, opened, helpers);
     let keeper = policy::open_keeper(process, opened)?;
@@ -73,15 +77,17 @@ async fn start_services(
     if let Some(config) = &process.config.proxy {
         let bound = proxy::bind(process, config, opened, &parts).await?;
         let shutdown = process.shutdown.clone();
-        services.spawn("proxy", async move {
-            if let Err(error) = bound.run(shutdown).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "the proxy ended");
-            }
-        });
+        let running = async move { bound.run(shutdown).await.map_err(anyhow::Error::new) };
+        services.spawn("proxy", ends.notice("the Proxy Service", &process.shutdown, running));
     }
     if let Some(config) = &process.config.ssh {
         let agent = node::build(process, config, opened, &parts, helpers).context("ssh_service")?;
-        services.spawn("agent", agent.run(process.shutdown.clone()));
+        let shutdown = process.shutdown.clone();
+        let running = async move {
+            agent.run(shutdown).await;
+            Ok(())
+        };
+        services.spawn("agent", ends.notice("the agent", &process.shutdown, running));
     }
     Ok(())
 }
@@ -92,9 +98,17 @@ impl Running {
         self.shutdown.is_requested()
     }
 
-    /// Waits for shutdown, drains, ends.
-    pub(crate) async fn finish(self) -> anyhow::Result<()> {
-        self.shutdown.requested().await;
+    /// Waits for shutdown, drains, ends. A service that ends by itself takes the others with it: what supervises the
+    /// process starts it again.
+    ///
+    /// # Errors
+    /// Why a service ended by itself.
+    pub(crate) async fn finish(mut self) -> anyhow::Result<()> {
+        let failed = self.shutdown.until(self.failures.next()).await;
+        if let Some(error) = &failed {
+            tracing::error!(error = format!("{error:#}"), "a service has ended: the process ends too");
+            self.shutdown.request();
+        }
         // Each service bounds its own drain; this is the bound behind the bounds.
         if !self.services.drained(self.drain_timeout + LAST_GRACE).await {
             tracing::warn!("services did not end in time");
@@ -104,7 +118,7 @@ impl Running {
         }
         self.helpers.finish(LAST_GRACE).await;
         tracing::info!("ended");
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 }
 

@@ -8,5 +8,5 @@ mod server;
 mod stream;
 
 pub(crate) use client::Peers;
-pub(crate) use listening::serve;
+pub(crate) use listening::{bind_early, serve};
 pub(crate) use problem::PeerProblem;
