@@ -108,7 +108,8 @@ impl Access {
         Ok(Self { identity: profile.identity, source, auth_servers, proxies, global: GlobalArgs::default() })
     }
 
-    fn local(file: &Path, proxy: Option<&HostPort>) -> Result<Self, Failure> {
+    /// As the local administrator of the Auth host.
+    pub(crate) fn local(file: &Path, proxy: Option<&HostPort>) -> Result<Self, Failure> {
         let config = read_config(file)?;
         let Some(auth) = &config.auth else {
             return Err(Failure::usage(format!("{} runs no Auth Service", file.display()))

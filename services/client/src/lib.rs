@@ -24,6 +24,7 @@ mod ls;
 mod moment;
 mod new_keys;
 mod output;
+mod overview;
 mod prompt;
 mod proxy_app;
 mod proxy_ssh;
@@ -45,6 +46,7 @@ mod users;
 mod version;
 
 pub use invite::Invitation;
+pub use overview::overview;
 
 use clap::Parser;
 use clap::error::ErrorKind;

@@ -257,4 +257,12 @@ fn a_balancer_that_ends_tls_is_passed_through(balanced: &mut Balanced) {
     let bytes = way.args(["ssh", "root@http", "head -c 3000000 /dev/zero"]).limit(Duration::from_secs(60));
     assert_eq!(bytes.output().succeeded().stdout.len(), 3_000_000);
     balanced.assert_quiet(&balanced.cluster.nodes[ALGORITHMS.len()].daemon, 0);
+    // The doctor takes the same way, and so finds Auth.
+    let doctor = balanced.cluster.scene.wayleave().env("SSL_CERT_FILE", &authority);
+    let config = balanced.cluster.scene.path("http.yaml");
+    let report = doctor.args(["doctor", "--format", "json", "-c"]).arg(config).output();
+    let report: serde_json::Value = serde_json::from_slice(&report.stdout).expect("a report");
+    let findings = report["findings"].as_array().expect("findings");
+    let auth = findings.iter().find(|finding| finding["check"] == "auth");
+    assert!(auth.is_some_and(|finding| finding["status"] == "ok"), "{report:#}");
 }

@@ -309,8 +309,19 @@ fn the_doctor_finds_small_limits_and_open_directories(cluster: &mut Cluster) {
 }
 
 fn the_doctor_finds_peers_that_are_not_reached(cluster: &mut Cluster) {
+    let of_proxies = |cluster: &Cluster, status: &str, part: &str| {
+        let (report, _) = doctor(cluster, &cluster.auth_config);
+        let findings = report["findings"].as_array().expect("findings").iter();
+        let mut of_proxies = findings.filter(|f| f["check"] == "proxies" && f["status"] == status);
+        of_proxies.any(|finding| finding["found"].as_str().is_some_and(|found| found.contains(part)))
+    };
+    assert!(of_proxies(cluster, "ok", "proxy-1") && of_proxies(cluster, "ok", "proxy-2"));
     cluster.proxies[1].daemon.kill();
     check(cluster, &cluster.scene.path("proxy-1.yaml"), "peers", "is not reached from here");
+    // On the Auth host it is told what the other proxy sees.
+    wait_until("the first proxy to miss the second", || {
+        of_proxies(cluster, "problem", "the proxy proxy-1") && of_proxies(cluster, "problem", "proxy-2")
+    });
     cluster.proxies[1].daemon.start();
     cluster.wait_reachable(1, "web-1");
 }

@@ -17,7 +17,7 @@ pub(crate) fn run(args: &DoctorArgs) -> ExitCode {
             machine::check(&config, &mut report);
             match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => {
-                    runtime.block_on(network::check(&config, &mut report));
+                    runtime.block_on(network::check(&args.config, &config, &mut report));
                     // A name server that does not answer holds a thread.
                     runtime.shutdown_background();
                 }

@@ -7,6 +7,7 @@ use super::report::Report;
 use crate::edge;
 use crate::storage::Storage;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use wayleave_api::auth::cluster_event::Event;
@@ -17,8 +18,8 @@ use wayleave_api::{ALPN_AUTH, ALPN_TUNNEL};
 use wayleave_config::{Config, Upstream};
 use wayleave_instance::{Instance, InstanceConfig};
 use wayleave_keystore::{Audience, HelloSize, client_config, probe_config, public_client_config};
-use wayleave_net::{AddressBook, ConnectError, connect_tls, connect_tls_straight};
-use wayleave_rpc::channel;
+use wayleave_net::{AddressBook, ConnectError, connect_tls, connect_told_straight};
+use wayleave_rpc::channel_through;
 use wayleave_runtime::{Clock, SystemClock};
 use wayleave_store::Key;
 use wayleave_vocab::{HostId, HostPort, SystemRole};
@@ -32,7 +33,7 @@ const CLOCK_OFF_MAX_MS: u64 = 20_000;
 /// Longest event of the cluster: a policy of 64 MiB, its head, and their envelope.
 const EVENT_BYTES_MAX: usize = 64 * 1024 * 1024 + 64 * 1024;
 
-pub(super) async fn check(config: &Config, report: &mut Report) {
+pub(super) async fn check(file: &Path, config: &Config, report: &mut Report) {
     check_names(config, report).await;
     match &config.instance.upstream {
         Upstream::ProxyServer(address) => {
@@ -51,6 +52,7 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
     }
     if config.auth.is_some() {
         check_backend(config, report).await;
+        check_proxies(file, report).await;
     }
 }
 
@@ -231,7 +233,8 @@ async fn check_auth(address: &HostPort, config: &Config, report: &mut Report) {
 
 async fn ask(address: &HostPort) -> Result<PingResponse, String> {
     let tls = probe_config(ALPN_AUTH, HelloSize::Usual).map_err(|error| error.to_string())?;
-    let mut auth = PublicClient::new(channel(address.clone(), tls));
+    let outer = public_client_config(None).map_err(|error| error.to_string())?;
+    let mut auth = PublicClient::new(channel_through(AddressBook::new(vec![address.clone()]), tls, outer));
     match tokio::time::timeout(ASK_TIMEOUT, auth.ping(PingRequest {})).await {
         Ok(Ok(pong)) => Ok(pong.into_inner()),
         Ok(Err(status)) => Err(told(&status)),
@@ -330,6 +333,32 @@ async fn check_peers(config: &Config, report: &mut Report) {
     }
 }
 
+/// On the Auth host: what every proxy finds wrong, with its peers as it sees them.
+async fn check_proxies(file: &Path, report: &mut Report) {
+    let asked = tokio::time::timeout(ASK_TIMEOUT, wayleave_client::overview(file)).await;
+    let overview = match asked.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+        Ok(overview) => overview,
+        Err(error) => {
+            let text = format!("what the proxies find is not known: {error}");
+            return report.note("proxies", &text, "start the Auth Service, then ask again as its user");
+        }
+    };
+    for proxy in overview.proxies {
+        let Some(record) = proxy.record else { continue };
+        let name = format!("the proxy {} ({})", record.name, record.host_id);
+        if !proxy.online {
+            let mend = "start it, or look why it does not reach Auth; one that is gone for good is forgotten";
+            report.note("proxies", &format!("{name} publishes no routes at Auth now"), mend);
+        } else if record.problems.is_empty() {
+            report.good("proxies", &format!("{name} finds nothing wrong with its peers"));
+        }
+        for problem in record.problems {
+            let mend = "check the firewall between the proxies (port 3021) and their peer_public_addr";
+            report.bad("proxies", &format!("{name} says: {problem}"), mend);
+        }
+    }
+}
+
 async fn known_proxies(config: &Config) -> Result<(Instance, Vec<ProxyRecord>), String> {
     let addresses = AddressBook::new(match &config.instance.upstream {
         Upstream::ProxyServer(address) => vec![address.clone()],
@@ -379,7 +408,7 @@ async fn who_answers(instance: &Instance, address: &HostPort) -> Result<HostId, 
     let trust = instance.trust();
     let tls =
         client_config(&identity.tls, trust, SystemRole::Proxy, None, &[b"h2"]).map_err(|e| chain(&e))?;
-    let stream = connect_tls_straight(address, tls).await.map_err(|error| chain(&error))?;
+    let stream = connect_told_straight(address, tls).await.map_err(|error| chain(&error))?;
     let chain_of = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let now = SystemClock::new().wall();
     let principal = trust.identify(chain_of, Audience::Server, now).map_err(|error| chain(&error))?;
