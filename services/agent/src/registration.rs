@@ -116,8 +116,8 @@ mod tests {
     }
 
     impl Registering {
-        /// How often it has registered, once it has looked at the clock.
-        async fn registrations(&self) -> usize {
+        /// Waits until it has looked at the clock (time is paused); how often it has registered then.
+        async fn wait_registrations(&self) -> usize {
             tokio::time::sleep(2 * REFRESH_LOOK).await;
             self.count.load(Ordering::SeqCst)
         }
@@ -126,21 +126,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_agent_that_was_suspended_for_longer_than_auth_remembers_it_registers_again() {
         let agent = start();
-        assert_eq!(agent.registrations().await, 1);
+        assert_eq!(agent.wait_registrations().await, 1);
         agent.clock.advance(25 * HOUR);
-        assert_eq!(agent.registrations().await, 2);
-        assert_eq!(agent.registrations().await, 2);
+        assert_eq!(agent.wait_registrations().await, 2);
+        assert_eq!(agent.wait_registrations().await, 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_agent_registers_again_several_times_before_auth_forgets_it_and_not_more_often() {
         let agent = start();
-        agent.registrations().await;
+        agent.wait_registrations().await;
         agent.clock.advance(REFRESH_AFTER / 2);
-        assert_eq!(agent.registrations().await, 1);
+        assert_eq!(agent.wait_registrations().await, 1);
         agent.clock.advance(2 * REFRESH_AFTER);
-        assert_eq!(agent.registrations().await, 2);
+        assert_eq!(agent.wait_registrations().await, 2);
         agent.resources.send_replace(vec!["two".to_owned()]);
-        assert_eq!(agent.registrations().await, 3, "a change is told at once");
+        assert_eq!(agent.wait_registrations().await, 3, "a change is told at once");
     }
 }
