@@ -10,8 +10,11 @@ use crate::request_error::RequestError;
 use crate::rpc_admin::PAGE_BYTES_MAX;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot};
-use wayleave_audit::{Chain, ChainEntry, Envelope, Event, Intake, IntakeOutcome, Origin};
+use wayleave_audit::{
+    Chain, ChainEntry, Envelope, Event, Intake, IntakeOutcome, Origin, Outcome, ResumptionAction,
+};
 use wayleave_runtime::{Clock, Shutdown, random_bytes};
 use wayleave_store::{Committed, Condition, Item, Key, Operation, Revision, StoreError};
 use wayleave_vocab::{ClusterName, HostId, Wall};
@@ -35,6 +38,16 @@ const SEARCH_ENTRIES_MAX: u64 = 200_000;
 pub(crate) struct AuditLog {
     appends: mpsc::Sender<Append>,
     cluster: ClusterName,
+    resumptions: Arc<ResumptionCounts>,
+}
+
+/// What became of sessions whose connection was lost, since this Auth Service started.
+#[derive(Default)]
+struct ResumptionCounts {
+    lost: AtomicU64,
+    resumed: AtomicU64,
+    refused: AtomicU64,
+    expired: AtomicU64,
 }
 
 /// An event to append.
@@ -71,7 +84,7 @@ impl AuditLog {
         host_id: HostId,
     ) -> (Self, AuditWriter) {
         let (sender, appends) = mpsc::channel(WAITING_MAX);
-        let log = Self { appends: sender, cluster: cluster.clone() };
+        let log = Self { appends: sender, cluster: cluster.clone(), resumptions: Arc::default() };
         (log, AuditWriter { appends, records, clock, cluster, host_id, head: None })
     }
 
@@ -145,7 +158,7 @@ impl AuditLog {
             let stored = records.read::<u64>(&key).await?;
             let last = stored.as_ref().map_or(0, |stored| stored.value);
             let mut intake = Intake::new(self.cluster.clone(), BTreeMap::from([(sender, last)]));
-            let mut fresh = Vec::new();
+            let (mut fresh, mut resumptions) = (Vec::new(), Vec::new());
             for envelope in events {
                 let outcome = intake
                     .handle_event(sender, envelope)
@@ -158,6 +171,7 @@ impl AuditLog {
                     }
                 }
                 fresh.push(NewEvent::Foreign(Box::new(envelope.clone())));
+                resumptions.extend(resumption(&envelope.event));
                 intake.appended(envelope);
             }
             if fresh.is_empty() {
@@ -169,7 +183,10 @@ impl AuditLog {
             };
             let newest = intake.last(sender);
             match self.append(vec![condition], vec![put(key.clone(), &newest)], fresh).await {
-                Ok(_) => return Ok(newest),
+                Ok(_) => {
+                    self.resumptions.add(&resumptions);
+                    return Ok(newest);
+                }
                 Err(
                     StoreError::Conflict { .. }
                     | StoreError::AlreadyExists { .. }
@@ -179,6 +196,14 @@ impl AuditLog {
             }
         }
         Err(RequestError::Conflict("the same events are being sent by another connection".to_owned()))
+    }
+
+    /// What became of sessions whose connection was lost.
+    pub(crate) fn resumptions(&self) -> wayleave_api::auth::Resumptions {
+        let ResumptionCounts { lost, resumed, refused, expired } = &*self.resumptions;
+        let [lost, resumed, refused, expired] =
+            [lost, resumed, refused, expired].map(|count| count.load(Ordering::Relaxed));
+        wayleave_api::auth::Resumptions { lost, resumed, refused, expired }
     }
 
     /// Events from a time on and before another, newest first.
@@ -209,6 +234,28 @@ impl AuditLog {
         }
         found.next = end;
         Ok(found)
+    }
+}
+
+/// What an event tells of a resumption, and whether it succeeded.
+fn resumption(event: &Event) -> Option<(ResumptionAction, bool)> {
+    match event {
+        Event::Resumption { action, outcome, .. } => Some((*action, *outcome == Outcome::Success)),
+        _ => None,
+    }
+}
+
+impl ResumptionCounts {
+    fn add(&self, resumptions: &[(ResumptionAction, bool)]) {
+        for (action, succeeded) in resumptions {
+            let count = match (action, succeeded) {
+                (ResumptionAction::Detached, _) => &self.lost,
+                (ResumptionAction::Resumed, true) => &self.resumed,
+                (ResumptionAction::Resumed, false) => &self.refused,
+                (ResumptionAction::Expired, _) => &self.expired,
+            };
+            count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 

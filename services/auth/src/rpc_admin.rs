@@ -339,6 +339,7 @@ impl AuthCore {
             policy_counter: revision.counter,
             backend: self.config.backend_name.clone(),
             problems,
+            resumptions: Some(self.audit.resumptions()),
         }
     }
 }

@@ -49,6 +49,17 @@ struct ClusterView {
     policy_revision: String,
     cas: Vec<CaView>,
     problems: Vec<String>,
+    /// Absent where an older Auth Service answers.
+    resumptions: Option<ResumptionsView>,
+}
+
+/// Sessions that were resumed, or were not, since the Auth Service started.
+#[derive(Debug, Serialize)]
+struct ResumptionsView {
+    lost: u64,
+    resumed: u64,
+    refused: u64,
+    expired: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -185,6 +196,12 @@ impl From<GetStatusResponse> for ClusterView {
                 .map(|ca| CaView { r#type: ca.r#type, phase: ca.phase, fingerprints: ca.fingerprints })
                 .collect(),
             problems: answer.problems,
+            resumptions: answer.resumptions.map(|counts| ResumptionsView {
+                lost: counts.lost,
+                resumed: counts.resumed,
+                refused: counts.refused,
+                expired: counts.expired,
+            }),
         }
     }
 }
@@ -197,6 +214,13 @@ fn cluster_text(view: &ClusterView) -> String {
     let _ = writeln!(text, "Policy:    {}", view.policy_revision);
     for pin in &view.ca_pins {
         let _ = writeln!(text, "CA pin:    {pin}");
+    }
+    if let Some(ResumptionsView { lost, resumed, refused, expired }) = &view.resumptions {
+        let _ = writeln!(
+            text,
+            "Sessions:  {lost} lost their connection, {resumed} resumed, {refused} refused, {expired} expired (since this \
+             Auth Service started)"
+        );
     }
     for problem in &view.problems {
         let _ = writeln!(text, "Problem:   {problem}");
@@ -217,6 +241,7 @@ fn cluster_text(view: &ClusterView) -> String {
 mod tests {
     use super::*;
     use crate::identity_file::tests::{END, identity};
+    use wayleave_api::auth::Resumptions;
 
     #[test]
     fn a_login_is_shown_as_people_know_it() {
@@ -238,11 +263,14 @@ mod tests {
         let view = ClusterView::from(GetStatusResponse {
             cluster_name: "demo".into(),
             ca_pins: vec!["sha256:ab".into()],
+            resumptions: Some(Resumptions { lost: 3, resumed: 2, ..Resumptions::default() }),
             ..GetStatusResponse::default()
         });
         assert!(cluster_text(&view).contains("CA pin:    sha256:ab\n"));
         let json = serde_json::to_value(&view).unwrap();
         assert_eq!(json["ca_pins"][0], "sha256:ab");
         assert_eq!(json["cluster_name"], "demo");
+        assert!(cluster_text(&view).contains("Sessions:  3 lost their connection, 2 resumed, "));
+        assert_eq!(json["resumptions"]["resumed"], 2);
     }
 }
