@@ -47,10 +47,7 @@ pub(crate) async fn explain(args: &ExplainArgs, global: &GlobalArgs) -> Result<E
     };
     let (user, action) = (args.name.to_string(), args.action.clone());
     let request = ExplainRequest { user, action, login, target, ..ExplainRequest::default() };
-    let explanation = Explanation::new(call(access.admin()?.explain(request)).await?);
-    show(global.format(), &explanation, || explanation.text())?;
-    // Scripts see the verdict in the exit code.
-    Ok(if explanation.allowed { Exit::Done } else { Exit::Denied })
+    ask(&access, request, global).await
 }
 
 /// Tells what a write of roles and users would change, and writes nothing.
@@ -64,11 +61,19 @@ pub(crate) async fn preview(
         resources_json: resources.iter().map(Resource::to_stored_json).collect(),
         ..ExplainRequest::default()
     };
+    ask(access, request, global).await
+}
+
+/// Asks once for both, since the code of each call is large.
+async fn ask(access: &Access, request: ExplainRequest, global: &GlobalArgs) -> Result<Exit, Failure> {
+    let is_preview = !request.resources_json.is_empty();
     let explanation = Explanation::new(call(access.admin()?.explain(request)).await?);
-    show(global.format(), &explanation, || {
-        explanation.summary.lines().map(|line| one_line(line) + "\n").collect()
+    show(global.format(), &explanation, || match is_preview {
+        true => explanation.summary.lines().flat_map(|line| [one_line(line), "\n".to_owned()]).collect(),
+        false => explanation.text(),
     })?;
-    Ok(Exit::Done)
+    // Scripts see the verdict in the exit code.
+    Ok(if explanation.allowed { Exit::Done } else { Exit::Denied })
 }
 
 /// The account and the node of `root@db-1`.
