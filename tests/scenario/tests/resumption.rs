@@ -15,6 +15,7 @@ fn sessions_outlive_their_proxies() {
     let mut cluster = Cluster::builder("resumption").proxies(2).nodes(&["web-1"]).peering(1).start();
     check_all!(&mut cluster;
         stock_ssh_loses_no_byte_while_proxies_are_killed,
+        what_was_resumed_is_told,
         stock_scp_copies_while_proxies_are_killed,
         way_scp_copies_while_proxies_are_killed,
         a_shell_goes_on_while_proxies_are_killed,
@@ -68,6 +69,25 @@ fn stock_ssh_loses_no_byte_while_proxies_are_killed(cluster: &mut Cluster) {
     running.close_input();
     let said = running.wait().succeeded().stdout_text();
     assert_eq!(said.split_whitespace().nth(1).unwrap(), digest(cluster.scene.program("sha256sum"), &sent));
+}
+
+/// By the audit log, and by the status of the cluster.
+fn what_was_resumed_is_told(cluster: &mut Cluster) {
+    let told = |arguments: &[&str]| -> serde_json::Value {
+        let output = cluster.admin().args(arguments).output().succeeded();
+        serde_json::from_str(&output.stdout_text()).unwrap()
+    };
+    wait_until("the status to tell of four resumptions", || {
+        let counts = &told(&["status", "--format", "json"])["resumptions"];
+        counts["lost"].as_u64().unwrap() >= 4 && counts["resumed"].as_u64().unwrap() >= 4
+    });
+    let events = told(&["events", "ls", "--from", "1h", "--format", "json"]);
+    let resumed = events.as_array().unwrap().iter().filter(|event| {
+        event["event"] == "session.resumption"
+            && event["action"] == "resumed"
+            && event["outcome"] == "success"
+    });
+    assert!(resumed.count() >= 4, "{events}");
 }
 
 fn stock_scp_copies_while_proxies_are_killed(cluster: &mut Cluster) {

@@ -108,7 +108,8 @@ fn h_no_other_descriptor_is_inherited() {
     rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
 
     // By the shell alone: a pipe to another program would be one of its own. What it lists them with is closed again.
-    let listed = printed(other_account(), "for fd in /proc/$$/fd/*; do [ -e $fd ] && echo ${fd##*/}; done; true");
+    let listed =
+        printed(other_account(), "for fd in /proc/$$/fd/*; do [ -e $fd ] && echo ${fd##*/}; done; true");
 
     let numbers: BTreeSet<&str> = listed.lines().collect();
     assert_eq!(numbers, BTreeSet::from(["0", "1", "2"]), "{listed}");
