@@ -31,8 +31,8 @@ use wayleave_vocab::{UserName, Wall};
 
 /// Streams that can be resumed at a time; further ones go on without.
 const STREAMS_MAX: usize = 16 * 1024;
-/// Streams of one user that wait for their client; a further one ends with its connection.
-const DETACHED_PER_USER_MAX: u32 = 256;
+/// Streams of one user that wait for their client, a quarter of all; a further one ends with its connection.
+const DETACHED_PER_USER_MAX: u32 = 4096;
 /// Connections at a time that want a stream back and have not proved whose it is. One that is silent gives way.
 const ATTEMPTS: Slots = Slots { connections_max: 512, strangers_max: 512 };
 /// How long whoever serves a stream may take to answer.

@@ -28,7 +28,7 @@ pub(super) fn measure(place: &mut Place<'_>) -> Result<Findings> {
     place.clear();
     eprintln!("  starting Auth, {PROXIES} proxies, an agent, {AGENTS} simulated ones and 1000 sessions");
     let mut site = place.site()?;
-    (site.connections, site.shutdown_timeout) = (TUNNELS, "60s");
+    (site.connections, site.shutdown_timeout) = (TUNNELS, "20s");
     let mut fleet = Fleet::start(site, AGENTS, PROXIES)?;
     let _agents = fleet.pool(AGENTS, TUNNELS)?;
     fleet.site.make_user("auth")?;
