@@ -303,6 +303,10 @@ impl Resumptions {
                 format!("the certificate is that of {}, the stream is {}'s", user.name, owner.user.name);
             return Err(Denied::noted("this is not your session", Some(&user.name), reason));
         }
+        // Whoever served it may not listen any more: nobody is asked.
+        if matches!(state.phase, Phase::Expiring | Phase::Ended(_)) {
+            return Err(Denied::new(Refusal::Unknown, "the session is not there any more"));
+        }
         Ok(user)
     }
 

@@ -14,9 +14,9 @@ use serde_json::json;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use wayleave_dial::DialRefusal;
 use wayleave_net::{BoxStream, connect_tls};
 use wayleave_runtime::{TaskGroup, random_u64};
-use wayleave_vocab::HostPort;
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Of those that fail, so many are told of.
@@ -85,29 +85,33 @@ impl Tally {
     }
 }
 
+/// As `way` does: a proxy that does not answer or is going away is followed by the next one.
 async fn reach(options: &ProbeOptions, tls: Arc<ClientConfig>) -> Result<()> {
-    let number = options.first + random_u64() % options.count;
-    let mut stream: BoxStream = Box::new(enter(&options.proxies, tls).await?);
-    dial(&mut stream, &agent_name(number)?).await?;
-    stream.write_all(&[ECHO]).await?;
-    stream.flush().await?;
-    ensure!(stream.read_u8().await? == ECHO, "another byte came back");
-    Ok(stream.shutdown().await?)
-}
-
-/// Connects to the first proxy that answers, beginning with any.
-async fn enter(
-    proxies: &[HostPort],
-    tls: Arc<ClientConfig>,
-) -> Result<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + use<>> {
+    let name = agent_name(options.first + random_u64() % options.count)?;
     let first = random_u64() as usize;
     let mut last = None;
-    for number in 0..proxies.len() {
-        let proxy = proxies.get(first.wrapping_add(number) % proxies.len()).context("no proxies")?;
-        match connect_tls(proxy, tls.clone()).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = Some(error),
+    for number in 0..options.proxies.len() {
+        let at = first.wrapping_add(number) % options.proxies.len();
+        let proxy = options.proxies.get(at).context("no proxies")?;
+        let dialled = async {
+            let mut stream: BoxStream = Box::new(connect_tls(proxy, tls.clone()).await?);
+            dial(&mut stream, &name).await?;
+            Ok::<_, anyhow::Error>(stream)
+        };
+        match dialled.await {
+            Ok(mut stream) => {
+                stream.write_all(&[ECHO]).await?;
+                stream.flush().await?;
+                ensure!(stream.read_u8().await? == ECHO, "another byte came back");
+                return Ok(stream.shutdown().await?);
+            }
+            Err(error) => match error.downcast_ref::<DialRefusal>() {
+                None | Some(DialRefusal::Unavailable { .. } | DialRefusal::NotHere { .. }) => {
+                    last = Some(error)
+                }
+                Some(_) => return Err(error),
+            },
         }
     }
-    Err(last.context("no proxies")?.into())
+    Err(last.context("no proxies")?)
 }

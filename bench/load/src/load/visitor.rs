@@ -102,6 +102,6 @@ pub(crate) async fn dial(stream: &mut BoxStream, node: &NodeName) -> Result<()> 
     write_message(stream, &request).await?;
     match read_message(stream, ANSWER_TIMEOUT).await? {
         DialResponse::Established { .. } => Ok(()),
-        DialResponse::Refused { refusal } => bail!("refused: {refusal}"),
+        DialResponse::Refused { refusal } => Err(refusal.into()),
     }
 }
