@@ -15,6 +15,8 @@ use tokio::sync::oneshot;
 
 /// A client that has waited for so long may give up before its handshake is done: it comes behind those who are new.
 const HOPEFUL: Duration = Duration::from_secs(4);
+/// Nobody waits longer: whoever dials has given up by then.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 /// A turn ends after this, whatever happens: whoever is silent holds up nobody.
 const TURN_MAX: Duration = Duration::from_secs(1);
 
@@ -51,7 +53,7 @@ impl Turnstile {
     /// Does `work` with a connection when its turn has come.
     ///
     /// # Errors
-    /// When the other side leaves before.
+    /// When the other side leaves before, or its turn does not come in [`WAIT_MAX`].
     pub async fn pass<S, F>(
         &self,
         mut stream: Rewind<S>,
@@ -65,6 +67,7 @@ impl Turnstile {
             biased;
             turn = self.turn() => turn,
             error = stream.left() => return Err(error),
+            () = tokio::time::sleep(WAIT_MAX) => return Err(io::ErrorKind::TimedOut.into()),
         };
         let mut work = std::pin::pin!(work(stream));
         tokio::select! {
@@ -169,6 +172,17 @@ mod tests {
         let oldest = waits[0].as_mut().now_or_never().expect("in order again");
         drop((newest, oldest));
         assert!(waits[1].as_mut().now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn g_nobody_waits_for_his_turn_for_ever() {
+        let turnstile = Turnstile::new(0);
+        let (near, _far) = duplex(100);
+        let waits = turnstile.pass(Rewind::new(Bytes::new(), near), |_| async {});
+        assert_eq!(waits.await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        // It is not called any more, so that its turn goes to the next one.
+        turnstile.clone().give_back(Instant::now());
+        assert!(turnstile.turn().now_or_never().is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -152,8 +152,10 @@ async fn handshake(
     config: &Arc<rustls::ServerConfig>,
     stream: Rewind<BoxStream>,
 ) -> Result<ServerTls, Failure> {
+    let arrived = Instant::now();
     let accept = |stream| async move {
         let began = Instant::now();
+        shared.metrics.handshake_waits.observe_since(arrived);
         let accept = TlsAcceptor::from(config.clone()).accept(stream);
         let accepted = tokio::time::timeout(HELLO_TIMEOUT, accept).await;
         let accepted =
@@ -164,12 +166,7 @@ async fn handshake(
         }
         accepted
     };
-    let arrived = Instant::now();
-    let waited = |stream| {
-        shared.metrics.handshake_waits.observe_since(arrived);
-        accept(stream)
-    };
-    turns.pass(stream, waited).await?
+    turns.pass(stream, accept).await?
 }
 
 /// Serves HTTP requests until the connection ends or is to become something else.
