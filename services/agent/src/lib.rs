@@ -14,4 +14,5 @@ mod tunnels;
 
 pub use config::AgentConfig;
 pub use labels::{LabelCommand, NodeLabels};
+pub use proxy_list::proxies;
 pub use service::{AgentService, AgentStatus};

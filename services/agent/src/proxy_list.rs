@@ -5,7 +5,7 @@ use wayleave_tunnel::{ProxyInfo, ProxyList, Zone};
 use wayleave_vocab::{HostPort, Incarnation};
 
 /// The proxies of a list; records that cannot be read are left out.
-pub(crate) fn proxies(records: &[ProxyRecord], revision: u64) -> ProxyList {
+pub fn proxies(records: &[ProxyRecord], revision: u64) -> ProxyList {
     ProxyList { revision, proxies: records.iter().filter_map(proxy).collect() }
 }
 

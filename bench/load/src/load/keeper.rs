@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use tokio::sync::mpsc;
+use wayleave_agent::proxies;
 use wayleave_api::agent::{ClusterView, ProxyHello, proxy_to_agent};
 use wayleave_net::Tunnel;
 use wayleave_runtime::{Clock as _, Shutdown, random_u64};
-use wayleave_tunnel::{Config, Connected, DialFailure, Effect, Pool, ProxyInfo, ProxyList, TunnelId, Zone};
+use wayleave_tunnel::{Config, Connected, DialFailure, Effect, Pool, TunnelId};
 use wayleave_vocab::{HostId, HostPort, Incarnation, Mono};
 
 const NEWS_QUEUE: usize = 16;
@@ -149,16 +150,7 @@ impl Keeper {
     }
 
     fn hear(&mut self, id: TunnelId, view: &ClusterView) {
-        let proxies = view.proxies.iter().filter_map(|record| {
-            Some(ProxyInfo {
-                id: record.host_id.parse().ok()?,
-                incarnation: Incarnation(record.incarnation),
-                address: HostPort::parse(&record.direct_address, None).ok(),
-                zone: Zone::parse(&record.zone),
-                draining: record.draining,
-            })
-        });
-        let list = ProxyList { revision: view.revision, proxies: proxies.collect() };
+        let list = proxies(&view.proxies, view.revision);
         *self.shared.view.lock().unwrap_or_else(PoisonError::into_inner) = Some(list.clone());
         let now = self.now();
         // A list that is too long is no list.
