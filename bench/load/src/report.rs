@@ -18,6 +18,8 @@ pub(crate) struct Findings {
     pub(crate) judgements: Vec<Judgement>,
     pub(crate) cpu: Vec<CpuShare>,
     pub(crate) notes: Vec<String>,
+    /// It takes so long that it is done once, whatever was asked for.
+    pub(crate) is_single: bool,
 }
 
 /// CPU seconds that one process spends on each GiB; the median of the runs.
@@ -138,13 +140,15 @@ pub(crate) struct RowReport {
 
 impl RowReport {
     pub(crate) fn new(row: Row, options: &Options, findings: Findings, load_before: String) -> Result<Self> {
-        let Findings { series, judgements, cpu, mut notes } = findings;
+        let Findings { series, judgements, cpu, mut notes, is_single } = findings;
+        let runs = if is_single { 1 } else { options.runs };
         let profile = options.profile();
         if profile != "release" {
             notes.insert(0, format!("Measured with {profile} binaries: says nothing about the goal."));
         }
-        if options.runs < RUNS_QUOTABLE {
-            notes.insert(0, format!("Only {} runs: not to be quoted.", options.runs));
+        if runs < RUNS_QUOTABLE {
+            let runs = if runs == 1 { "One run".to_owned() } else { format!("Only {runs} runs") };
+            notes.insert(0, format!("{runs}: not to be quoted."));
         }
         Ok(Self {
             row: row.number(),
@@ -153,7 +157,7 @@ impl RowReport {
             command: options.command(row),
             measured_at: machine::date(),
             profile,
-            runs: options.runs,
+            runs,
             machine: Machine::here(),
             versions: machine::versions(&options.bin_dir),
             load_before,
@@ -222,8 +226,11 @@ impl RowReport {
         let Machine { cpu, cores, memory_mib, kernel } = &self.machine;
         writeln!(
             text,
-            "- `{}`, {} runs of each, {} binaries, {}.",
-            self.command, self.runs, self.profile, self.measured_at
+            "- `{}`, {}, {} binaries, {}.",
+            self.command,
+            if self.runs == 1 { "one run".to_owned() } else { format!("{} runs of each", self.runs) },
+            self.profile,
+            self.measured_at
         )?;
         writeln!(
             text,

@@ -70,7 +70,7 @@ pub(super) fn measure(place: &mut Place<'_>) -> Result<Findings> {
 }
 
 fn findings(dials: &Value, way: &Value, stock: &Value, restarts: Vec<f64>) -> Result<Findings> {
-    let mut findings = Findings::default();
+    let mut findings = Findings { is_single: true, ..Findings::default() };
     findings.series.push(Series::new("restart of a proxy until it reaches every agent", "s", restarts)?);
     for (name, report) in
         [("a dial", dials), ("a line through `way ssh`", way), ("a line through `ssh`", stock)]

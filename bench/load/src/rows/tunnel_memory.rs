@@ -33,7 +33,7 @@ pub(super) fn measure(place: &mut Place<'_>) -> Result<Findings> {
     pause(idle);
     let (after, sockets_after) = (memory(proxy)?, socket_memory_kib()?);
     let each = |mib: f64| (mib - before.anonymous_mib) * KIB_PER_MIB / count as f64;
-    let mut findings = Findings::default();
+    let mut findings = Findings { is_single: true, ..Findings::default() };
     let seconds = |report| number(report, "seconds");
     findings.notes.push(format!(
         "{count} tunnels, connected in {:.0} s ({:.0} a second, TLS of both ends on the same cores), each dialled once \
