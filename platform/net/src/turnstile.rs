@@ -53,7 +53,7 @@ impl Turnstile {
     /// Does `work` with a connection when its turn has come.
     ///
     /// # Errors
-    /// When the other side leaves before, or its turn does not come in [`WAIT_MAX`].
+    /// When the other side leaves before, or its turn does not come in half a minute.
     pub async fn pass<S, F>(
         &self,
         mut stream: Rewind<S>,
