@@ -176,11 +176,12 @@ fn j_a_remote_forward_takes_nothing_new_while_the_agent_stops() {
         // A session keeps the connection for as long as the drain lasts.
         let mut ssh = world
             .ssh("alice", &["-R", &format!("0:127.0.0.1:{target}")])
-            .arg("exec cat")
+            .arg("echo ready; exec cat")
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
         let port = allocated_port(&mut ssh).await;
+        read_until(&mut ssh, "ready").await;
 
         world.tasks.shutdown().request();
 
