@@ -11,6 +11,7 @@ mod policy_keeper;
 mod policy_signer;
 mod private_file;
 mod probe;
+mod recent;
 mod statement;
 mod tls;
 mod trust;

@@ -1,5 +1,6 @@
 //! Whom a process believes: the cluster's X.509 authorities, exchangeable while it runs.
 
+use crate::recent::{ChainId, Recent};
 use arc_swap::ArcSwap;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use sha2::{Digest, Sha256};
@@ -21,6 +22,8 @@ struct Anchors {
     cluster: Option<ClusterName>,
     host: Vec<CertificateDer<'static>>,
     user: Vec<CertificateDer<'static>>,
+    /// Whom they vouched for.
+    recent: Recent,
 }
 
 /// Which end of a connection a certificate is used for.
@@ -67,6 +70,7 @@ impl TrustStore {
             cluster: Some(cluster.clone()),
             host: crate::tls::certificates_from_pem(host_ca_pem),
             user: crate::tls::certificates_from_pem(user_ca_pem),
+            recent: Recent::default(),
         }));
     }
 
@@ -94,7 +98,11 @@ impl TrustStore {
     ) -> Result<Principal, IdentifyError> {
         let (leaf, intermediates) = chain.split_first().ok_or(IdentifyError::Missing)?;
         let anchors = self.0.load();
-        let principal = principal_from_certificate(leaf)?;
+        let id = ChainId::new(chain, audience);
+        if let Some(principal) = anchors.recent.find(id, now) {
+            return Ok(principal);
+        }
+        let (principal, not_after) = read_certificate(leaf)?;
         let roots = match &principal {
             Principal::User(_) => &anchors.user,
             Principal::Host(_) => &anchors.host,
@@ -110,7 +118,10 @@ impl TrustStore {
             });
         }
         match &anchors.cluster {
-            Some(cluster) if cluster == principal.cluster() => Ok(principal),
+            Some(cluster) if cluster == principal.cluster() => {
+                anchors.recent.add(id, principal.clone(), not_after, now);
+                Ok(principal)
+            }
             _ => Err(IdentifyError::OtherCluster(principal.cluster().clone())),
         }
     }
@@ -158,6 +169,11 @@ pub(crate) fn verify_server_with_root(
 /// # Errors
 /// [`IdentifyError::NoIdentity`] or [`IdentifyError::Identity`].
 pub fn principal_from_certificate(der: &[u8]) -> Result<Principal, IdentifyError> {
+    read_certificate(der).map(|(principal, _)| principal)
+}
+
+/// The principal in a certificate, and the last second that the certificate is good for.
+fn read_certificate(der: &[u8]) -> Result<(Principal, Wall), IdentifyError> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| IdentifyError::NoIdentity)?;
     let mut found = None;
     for extension in certificate.extensions() {
@@ -167,7 +183,9 @@ pub fn principal_from_certificate(der: &[u8]) -> Result<Principal, IdentifyError
         }
     }
     let bytes = found.ok_or(IdentifyError::NoIdentity)?;
-    Principal::decode(bytes).map_err(IdentifyError::Identity)
+    let principal = Principal::decode(bytes).map_err(IdentifyError::Identity)?;
+    let not_after = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or_default();
+    Ok((principal, Wall::from_secs(not_after)))
 }
 
 /// `sha256:<hex>` over the SubjectPublicKeyInfo of a certificate (DER).

@@ -135,6 +135,30 @@ fn d_expired_early_foreign_and_unfit_certificates_identify_nobody() {
 }
 
 #[test]
+fn d_who_was_verified_a_moment_ago_is_not_believed_a_moment_too_long() {
+    let (here, elsewhere) = (cluster("demo"), cluster("demo"));
+    let trust_here = trust(&here);
+    let chain = issue(&here.user, &alice(&here), false, true);
+    let last = NOW.after(Duration::from_secs(3600));
+    let second = Duration::from_secs(1);
+    for now in [last.before(second), last] {
+        assert_eq!(identify(&trust_here, &chain, now).unwrap(), alice(&here));
+    }
+    assert!(matches!(identify(&trust_here, &chain, last.after(second)), Err(IdentifyError::Untrusted(_))));
+    let early = NOW.before(Duration::from_secs(61));
+    assert!(matches!(identify(&trust_here, &chain, early), Err(IdentifyError::Untrusted(_))));
+    let as_server = trust_here.identify(&chain, Audience::Server, last);
+    assert!(matches!(as_server, Err(IdentifyError::Untrusted(_))));
+    let mut longer = chain.clone();
+    longer.extend(issue(&elsewhere.user, &alice(&here), false, true));
+    longer.swap(0, 1);
+    assert!(matches!(identify(&trust_here, &longer, last), Err(IdentifyError::Untrusted(_))));
+
+    trust_here.replace(&elsewhere.name, elsewhere.host.certificate_pem(), elsewhere.user.certificate_pem());
+    assert!(matches!(identify(&trust_here, &chain, last), Err(IdentifyError::Untrusted(_))));
+}
+
+#[test]
 fn pins_name_one_key() {
     let (here, elsewhere) = (cluster("demo"), cluster("other"));
     let pin = pin_of_certificate(here.host.certificate_der()).unwrap();
