@@ -2,6 +2,7 @@
 
 use crate::daemon::{Daemon, LOOK, free_addresses, wait_for};
 use crate::openssh::CLIENT_OPTIONS;
+use crate::store::Store;
 use crate::watched::{shown, time};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
@@ -17,6 +18,8 @@ pub(crate) const NODE: &str = "node";
 /// The agent of a process that has all roles.
 pub(crate) const ALL_ROLES: &str = "all";
 const USER: &str = "bench";
+/// For the tunnels that a proxy is measured with by default, and dials beside them.
+const CONNECTIONS_MAX: u64 = 16_000;
 
 /// A directory with the processes of one cluster, and the programs they run.
 pub(crate) struct Site {
@@ -27,6 +30,10 @@ pub(crate) struct Site {
     pub(crate) connections: u16,
     /// How long a process that is told to stop waits for what runs.
     pub(crate) shutdown_timeout: &'static str,
+    /// Proxies tell each other of routes directly.
+    pub(crate) pushes_routes: bool,
+    /// Auth's backend.
+    pub(crate) store: Store,
 }
 
 /// A proxy: where clients enter.
@@ -68,6 +75,8 @@ impl Site {
             login: login.to_owned(),
             connections: 1,
             shutdown_timeout: "2s",
+            pushes_routes: true,
+            store: Store::Sqlite,
         })
     }
 
@@ -83,14 +92,15 @@ impl Site {
         let home = self.home(name);
         fs::create_dir_all(&home)?;
         let joining = if upstream.is_empty() {
-            String::new()
+            self.store.section(&self.directory)?
         } else {
             let directory = self.directory.display();
             format!("  {upstream}\n  auth_token: {directory}/token\n  ca_pin: {directory}/ca-pin\n")
         };
         let text = format!(
             "version: v3\nwayleave:\n  nodename: {name}\n  data_dir: {home}/data\n{joining}  \
-             shutdown_timeout: {patience}\n  log:\n    output: {home}/log\n{services}",
+             shutdown_timeout: {patience}\n  connection_limits:\n    max_connections: {CONNECTIONS_MAX}\n  log:\n    \
+             output: {home}/log\n{services}",
             home = home.display(),
             patience = self.shutdown_timeout,
         );
@@ -284,7 +294,10 @@ pub(crate) fn start_proxy_on(
     ip: IpAddr,
     prefix: &[String],
 ) -> Result<Proxy> {
-    let (web, section) = proxy_section(ip)?;
+    let (web, mut section) = proxy_section(ip)?;
+    if !site.pushes_routes {
+        section.0.push_str("  peer_route_push: no\n");
+    }
     site.write(name, &format!("auth_server: {auth}"), &section.0)?;
     let mut daemon = site.start_within(name, prefix)?;
     daemon.wait_listening(&[web], LOOK)?;

@@ -11,15 +11,12 @@ use serde_json::{Value, json};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 use wayleave_resource::{EnforcedBy, Metadata, Node, NodeSpec, Resource};
-use wayleave_runtime::SystemClock;
-use wayleave_store::{BATCH_OPERATIONS_MAX, Backend, Key, Operation, SqliteBackend, SqliteOptions};
+use wayleave_store::{BATCH_OPERATIONS_MAX, Backend, Key, Operation};
 use wayleave_vocab::{HostId, NodeName};
 
 pub(crate) struct Fleet {
-    pub(crate) site: Site,
     // Ended in this order: what connects before what it is connected to.
     agents: Vec<Loader>,
     pub(crate) target: Loader,
@@ -27,6 +24,7 @@ pub(crate) struct Fleet {
     pub(crate) proxies: Vec<Proxy>,
     auth: Daemon,
     authorities: PathBuf,
+    pub(crate) site: Site,
 }
 
 /// A local port that leads to an agent.
@@ -59,8 +57,12 @@ impl Fleet {
         auth.stop()?;
         let authorities = site.home("authorities.json");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let prepared = runtime.block_on(prepare(site.home("auth").join("data/backend"), nodes))?;
+        let prepared = runtime.block_on(async {
+            let backend = site.store.open(site.home("auth").join("data/backend")).await?;
+            prepare(backend.as_ref(), nodes).await
+        })?;
         fs::write(&authorities, prepared.to_string())?;
+        // The same as before: it knows the nodes now.
         let mut auth = site.start("auth")?;
         site.write_pin(&mut auth)?;
         let numbered = (1..).zip(places);
@@ -72,7 +74,7 @@ impl Fleet {
         let arguments = ["target", "--listen", &target_address.to_string()];
         let mut target = Loader::start(site.bin_dir(), &arguments)?;
         target.line()?;
-        Ok(Self { site, agents: Vec::new(), target, target_address, proxies, auth, authorities })
+        Ok(Self { agents: Vec::new(), target, target_address, proxies, auth, authorities, site })
     }
 
     pub(crate) fn auth_pid(&self) -> u32 {
@@ -180,6 +182,43 @@ impl Fleet {
         Ok(loader)
     }
 
+    /// Auth's backend answers no more; the embedded one takes Auth with it.
+    ///
+    /// # Errors
+    /// When Auth had ended before.
+    pub(crate) fn lose_backend(&mut self) -> Result<()> {
+        if self.site.store.stall() { Ok(()) } else { self.auth.kill() }
+    }
+
+    /// Agents that connect to one proxy, and when another one reaches them.
+    ///
+    /// # Errors
+    /// When one cannot connect.
+    pub(crate) fn reach(&mut self, home: usize, ingress: usize, first: u64, count: u64) -> Result<Value> {
+        let (home, ingress) = (self.proxy(home)?.web.to_string(), self.proxy(ingress)?.web.to_string());
+        let [first, count] = [first, count].map(|number| number.to_string());
+        let (target, ca) = (self.target_address.to_string(), self.authorities.display().to_string());
+        let arguments = [
+            "reach",
+            "--ca",
+            &ca,
+            "--home",
+            &home,
+            "--ingress",
+            &ingress,
+            "--first",
+            &first,
+            "--count",
+            &count,
+            "--target",
+            &target,
+        ];
+        let mut loader = Loader::start(self.site.bin_dir(), &arguments)?;
+        let report = loader.line()?;
+        self.agents.push(loader);
+        Ok(report)
+    }
+
     /// Starts them again as they were.
     ///
     /// # Errors
@@ -259,8 +298,7 @@ impl Fleet {
 }
 
 /// Writes the nodes into the backend of an Auth that does not run; gives its authorities.
-async fn prepare(backend: PathBuf, nodes: u64) -> Result<Value> {
-    let backend = SqliteBackend::open(&SqliteOptions::new(backend), Arc::new(SystemClock::new()))?;
+async fn prepare(backend: &dyn Backend, nodes: u64) -> Result<Value> {
     let mut authorities = json!({ "cluster": CLUSTER });
     for purpose in ["host", "user"] {
         let item = backend.get(&Key::parse(&format!("/authorities/{purpose}"))?).await?;

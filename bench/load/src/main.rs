@@ -20,6 +20,7 @@ mod rathole;
 mod report;
 mod rows;
 mod sample;
+mod store;
 mod watched;
 
 use options::Options;

@@ -9,12 +9,12 @@ pub(crate) const USAGE: &str = "\
 Usage: cargo xtask bench [ROW]… [OPTION]…
 
 Measures rows of BUDGETS beside their peers, interleaved, and writes bench/results/ROW.json and bench/RESULTS.md.
-Rows: 1 to 10 and 12 to 16 (all when none is named).
+Rows: 1 to 16 (all when none is named).
 
   --runs N        runs of every contender (default 5, at least 5 for a figure to be quoted)
   --mib N         size of a stream in rows 3 and 8 (default 2048)
   --dials N       connections of one run in row 12 (default 5000)
-  --tunnels N     tunnels in rows 10 and 13 (default 15000)
+  --tunnels N     tunnels of a proxy in rows 10 and 11, of all in row 13 (default 15000)
   --sessions N    sessions before memory is looked at in row 6 (default 100)
   --idle-s N      seconds idle after them, and in row 10 (default 60)
   --bin-dir DIR   where `wayleave` and `way` are (default: beside this program)

@@ -48,6 +48,8 @@ pub struct PeerConfig {
     pub listen_addr: SocketAddr,
     /// What peers dial; a guessed address of the host with the listening port when `None`.
     pub public_addr: Option<HostPort>,
+    /// Peers are told of routes directly, besides the way through Auth.
+    pub pushes_routes: bool,
 }
 
 /// A certificate and its key, as absolute paths of PEM files.
@@ -121,7 +123,8 @@ fn read_peer(section: &Section<'_>) -> Option<PeerConfig> {
         let expected = "peer_listen_addr beside it, usually 0.0.0.0:3021";
         section.refuse("peer_public_addr", "peer_public_addr without peer_listen_addr", expected);
     }
-    Some(PeerConfig { listen_addr: listen_addr?, public_addr })
+    let route_push = section.flag("peer_route_push");
+    Some(PeerConfig { listen_addr: listen_addr?, public_addr, pushes_routes: route_push? })
 }
 
 fn read_key_pair(section: &Section<'_>) -> Option<KeyPairFiles> {

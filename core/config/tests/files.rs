@@ -92,7 +92,7 @@ fn defaults_are_those_of_the_reference() {
         "client_idle_timeout: None, disconnect_expired_cert: false",
         "keep_alive_interval: 300s, keep_alive_count_max: 3, tunnel_strategy: None",
         "web_listen_addr: 0.0.0.0:3080, public_addrs: [], ssh: None",
-        "peer: PeerConfig { listen_addr: 0.0.0.0:3021, public_addr: None }",
+        "peer: PeerConfig { listen_addr: 0.0.0.0:3021, public_addr: None, pushes_routes: true }",
         "https_keypairs_reload_interval: None, proxy_protocol: Off, trust_x_forwarded_for: false",
         "port_forwarding: true, ssh_file_copy: true, forward_agent: true",
     ] {

@@ -25,6 +25,8 @@ pub struct ProxyConfig {
     pub peer_listen: SocketAddr,
     /// Where peers reach this one proxy; `None`: the host of `public_addresses`, else the listening address.
     pub peer_public: Option<HostPort>,
+    /// Peers are told of routes directly, besides the way through Auth.
+    pub pushes_routes: bool,
     /// Where clients and agents reach the cluster.
     pub public_addresses: Vec<HostPort>,
     /// Where agents reach this one proxy, if it is addressable by itself.

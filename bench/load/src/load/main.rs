@@ -12,6 +12,7 @@ mod latency;
 mod options;
 mod pooled;
 mod probe;
+mod reach;
 mod sessions;
 mod target;
 mod visitor;
@@ -50,6 +51,7 @@ fn run(command: Command) -> Result<()> {
             Command::Dials(options) => client::dials(options).await,
             Command::Stream(options) => client::stream(options).await,
             Command::Sweep(options) => client::sweep(options).await,
+            Command::Reach(options) => reach::run(options).await,
         }
     });
     runtime.shutdown_background();

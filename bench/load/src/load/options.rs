@@ -23,6 +23,8 @@ Usage: wayleave-load COMMAND [OPTION]…
   stream   --connect ADDR --mib N --direction down|up       one connection of many bytes
   sweep    --ca FILE --proxy ADDR --first N --count N --concurrency N
                                                             one dial to each agent by the proxy's TLS port
+  reach    --ca FILE --home ADDR --ingress ADDR --first N --count N --target ADDR
+                                                            agents that connect, and when another proxy reaches them
 ";
 
 pub(crate) enum Command {
@@ -35,6 +37,7 @@ pub(crate) enum Command {
     Dials(DialsOptions),
     Stream(StreamOptions),
     Sweep(SweepOptions),
+    Reach(ReachOptions),
 }
 
 pub(crate) struct TargetOptions {
@@ -97,6 +100,15 @@ pub(crate) struct SweepOptions {
     pub(crate) first: u64,
     pub(crate) count: u64,
     pub(crate) concurrency: usize,
+}
+
+pub(crate) struct ReachOptions {
+    pub(crate) ca: PathBuf,
+    pub(crate) home: HostPort,
+    pub(crate) ingress: HostPort,
+    pub(crate) first: u64,
+    pub(crate) count: u64,
+    pub(crate) target: SocketAddr,
 }
 
 struct Words(BTreeMap<String, String>);
@@ -184,6 +196,14 @@ impl Command {
                 first: words.take("--first")?,
                 count: words.take("--count")?,
                 concurrency: words.take("--concurrency")?,
+            }),
+            "reach" => Self::Reach(ReachOptions {
+                ca: words.take("--ca")?,
+                home: words.take("--home")?,
+                ingress: words.take("--ingress")?,
+                first: words.take("--first")?,
+                count: words.take("--count")?,
+                target: words.take("--target")?,
             }),
             other => bail!("{other:?} is no command"),
         };

@@ -2,6 +2,7 @@
 
 mod keystroke;
 mod memory;
+mod reach;
 mod rolling;
 mod session;
 mod session_rate;
@@ -31,6 +32,7 @@ pub(crate) enum Row {
     TunnelStream,
     TunnelDial,
     TunnelMemory,
+    Reach,
     DialRate,
     Storm,
     Silence,
@@ -39,7 +41,7 @@ pub(crate) enum Row {
 }
 
 impl Row {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::StockSession,
         Self::WaySession,
         Self::Stream,
@@ -50,6 +52,7 @@ impl Row {
         Self::TunnelStream,
         Self::TunnelDial,
         Self::TunnelMemory,
+        Self::Reach,
         Self::DialRate,
         Self::Storm,
         Self::Silence,
@@ -77,6 +80,7 @@ impl Row {
             Self::TunnelStream => 8,
             Self::TunnelDial => 9,
             Self::TunnelMemory => 10,
+            Self::Reach => 11,
             Self::DialRate => 12,
             Self::Storm => 13,
             Self::Silence => 14,
@@ -97,6 +101,7 @@ impl Row {
             Self::TunnelStream => "TCP stream through a tunnel, one hop and peered",
             Self::TunnelDial => "new TCP connection and one byte there and back, one hop and peered",
             Self::TunnelMemory => "memory of the proxy for each idle tunnel of an agent",
+            Self::Reach => "tunnel up until another proxy reaches the agent",
             Self::DialRate => "dials a second through peering: open, one byte, close",
             Self::Storm => "all proxies killed: agents come back",
             Self::Silence => "home proxy falls silent: a dial succeeds by the other tunnel",
@@ -119,6 +124,9 @@ impl Row {
             Self::TunnelStream => "one hop >= 1.0 x, peered >= 0.75 x rathole TLS",
             Self::TunnelDial => "one hop <= 1.0 x, peered <= 1.4 x rathole TLS",
             Self::TunnelMemory => "<= 20 KiB of RssAnon (stretch 12), after one dial each and idle",
+            Self::Reach => {
+                "p50 <= 20 ms, p99 <= 100 ms, by each way that routes travel; also at 60,000 tunnels"
+            }
             Self::DialRate => ">= 1.0 x rathole TLS, none fails",
             Self::Storm => "99.9 % back <= 10 s; no request to Auth by a returning agent",
             Self::Silence => "p99 <= 1 s with `agent_connection_count` 2",
@@ -139,6 +147,7 @@ impl Row {
             Self::TunnelStream => tunnel_stream::measure(place),
             Self::TunnelDial => tunnel_dial::latency(place),
             Self::TunnelMemory => tunnel_memory::measure(place),
+            Self::Reach => reach::measure(place),
             Self::DialRate => tunnel_dial::rate(place),
             Self::Storm => storm::measure(place),
             Self::Silence => silence::measure(place),

@@ -60,6 +60,12 @@ pub(super) const KEYS: &[Key] = &[
         "The address of this one proxy for its peers, never a load balancer's. Needs peer_listen_addr.",
     ),
     here(
+        "proxy_service.peer_route_push",
+        Kind::Flag,
+        "yes",
+        "Routes are told to peers directly, besides the way through Auth and its backend. Turn it off only to see that the other way works.",
+    ),
+    here(
         "proxy_service.https_keypairs",
         Kind::Sections,
         "",

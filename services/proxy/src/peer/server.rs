@@ -163,12 +163,15 @@ impl Peer for PeerService {
         request: Request<SyncRoutesRequest>,
     ) -> Result<Response<RouteStream>, Status> {
         calling_proxy(&self.shared, request.extensions())?;
-        let updates = self.shared.routes.subscribe(self.shared.clock.mono());
+        let updates: RouteStream = if self.shared.config.pushes_routes {
+            let updates = self.shared.routes.subscribe(self.shared.clock.mono());
+            Box::pin(ReceiverStream::new(updates).map(Ok))
+        } else {
+            Box::pin(futures::stream::pending())
+        };
         let shutdown = self.shutdown.clone();
         let until_shutdown = async move { shutdown.requested().await };
-        let updates =
-            futures::StreamExt::take_until(ReceiverStream::new(updates).map(Ok), Box::pin(until_shutdown));
-        Ok(Response::new(Box::pin(updates)))
+        Ok(Response::new(Box::pin(futures::StreamExt::take_until(updates, Box::pin(until_shutdown)))))
     }
 }
 

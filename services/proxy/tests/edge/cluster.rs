@@ -54,6 +54,7 @@ impl Cluster {
             tunnel_listen: None,
             peer_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             peer_public: None,
+            pushes_routes: true,
             public_addresses: Vec::new(),
             direct_address: None,
             zone: String::new(),

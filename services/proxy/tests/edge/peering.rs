@@ -155,6 +155,31 @@ async fn what_is_missing_of_a_peers_routes_is_asked_for() {
 }
 
 #[tokio::test]
+async fn a_proxy_that_pushes_no_routes_is_known_by_what_auth_tells() {
+    let cluster = Cluster::start().await;
+    cluster.auth.add_node(node(), "web-1");
+    let mut config = cluster.config(1);
+    config.pushes_routes = false;
+    let home = cluster.proxy_with(config, |service| service).await;
+    let ingress = cluster.proxy(2).await;
+    let _agent = Agent::connect(&cluster, &home.web, node()).await;
+    drop(cluster.reach(&home, "web-1").await);
+    let refused = loop {
+        match cluster.dial(&ingress, "web-1").await.err().unwrap() {
+            DialResponse::Refused { refusal: DialRefusal::UnknownTarget { .. } } => {}
+            other => break other,
+        }
+    };
+    assert!(matches!(refused, DialResponse::Refused { refusal: DialRefusal::Offline { .. } }), "{refused:?}");
+    let incarnation =
+        cluster.auth.proxies().iter().find(|p| p.host_id == home.id.to_string()).unwrap().incarnation;
+    let host_ids = vec![node().as_bytes().to_vec()];
+    let update = RouteUpdate { incarnation, sequence: 1, snapshot: true, host_ids, ..Default::default() };
+    cluster.auth.tell(Event::Routes(ProxyRoutes { proxy_id: home.id.to_string(), update: Some(update) }));
+    check_echo(&mut *cluster.reach(&ingress, "web-1").await).await;
+}
+
+#[tokio::test]
 async fn peers_are_served_while_the_strategy_is_peering() {
     let cluster = Cluster::start().await;
     cluster.auth.set_strategy("{\"type\":\"agent_mesh\"}");
