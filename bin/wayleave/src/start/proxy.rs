@@ -33,6 +33,7 @@ pub(crate) async fn bind(
         tunnel_listen: config.tunnel.as_ref().map(|tunnel| tunnel.listen_addr),
         peer_listen: config.peer.listen_addr,
         peer_public: config.peer.public_addr.clone(),
+        pushes_routes: config.peer.pushes_routes,
         public_addresses: config.public_addrs.clone(),
         direct_address: None,
         zone: config.zone.as_ref().map(ToString::to_string).unwrap_or_default(),
