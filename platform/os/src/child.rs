@@ -1,10 +1,11 @@
-//! The child's side: a fresh process with one thread that becomes a user and then what was ordered.
+//! The children's side: a process with one thread that forks, and what it forks, which becomes a user and then what was
+//! ordered.
 
 use crate::account::Account;
 use crate::environment::{self, EnvironmentSources};
 use crate::order::{self, ChildFailure, MessageError, Order, Reply, ShellTask, Task, TerminalTask};
 use crate::sftp::serve_counted;
-use crate::{privileges, raw};
+use crate::{nursery, privileges, raw};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Group, Uid};
 use rustix::fs::Mode;
@@ -35,17 +36,52 @@ const TERMINAL_GROUP: &str = "tty";
 const UMASK: u32 = 0o022;
 const UMASK_OF_SOCKETS: u32 = 0o177;
 
-/// Becomes what the parent orders on standard input. Never returns.
+/// Forks for whoever asks on standard input; each copy becomes what is ordered on the socket that it is made with. Never
+/// returns.
 ///
 /// Call it first in `main`, before any thread, file or signal handler, when the first argument is
 /// [`CHILD_ARGUMENT`]. Whoever else calls it gives orders to a process with no more rights than his own.
 pub fn run_child() -> ! {
     raw::reset_signals();
-    let code = match obey_order() {
+    let code = match serve_forks() {
         Ok(()) => 0,
         Err(_nobody_listens) => 1,
     };
     std::process::exit(code)
+}
+
+/// Forks until nobody asks any more.
+fn serve_forks() -> Result<(), MessageError> {
+    raw::close_others()?;
+    // What a terminal or a service manager tells the daemon's group is the daemon's to act upon: the end of the control
+    // socket ends this. A process that leads a group already stays where it is.
+    let _leads_already = rustix::process::setsid();
+    hold_back_ends().map_err(|errno| MessageError::Io(errno.into()))?;
+    let control = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).map_err(io::Error::from)?;
+    while let Some((_, descriptors)) = order::receive_header(&control)? {
+        for socket in descriptors {
+            let forked = match raw::fork_as_sibling() {
+                Ok(None) => become_ordered(&socket),
+                Ok(Some(pid)) => Ok(pid),
+                Err(error) => Err(error),
+            };
+            order::send_header(&control, nursery::answer(forked), &[])?;
+        }
+    }
+    Ok(())
+}
+
+/// The copy: knows nothing of the process that it comes from.
+fn become_ordered(socket: &OwnedFd) -> ! {
+    raw::reset_signals();
+    let obeyed = match rustix::stdio::dup2_stdin(socket) {
+        Ok(()) => obey_order(),
+        Err(errno) => Err(MessageError::Io(errno.into())),
+    };
+    std::process::exit(match obeyed {
+        Ok(()) => 0,
+        Err(_nobody_listens) => 1,
+    })
 }
 
 /// Carries out the order; failures are told to the parent, the error is that it cannot be told.
@@ -214,9 +250,7 @@ fn listen_in_private_directory(account: &Account, control: &Control) -> Result<(
 
 fn hold_listener(path: &Path, control: &Control) -> Result<(), ChildFailure> {
     // The end is the parent's to say: a signal to the agent's group must not leave the file behind.
-    let held_back =
-        [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGPIPE].into_iter().collect::<SigSet>();
-    held_back.thread_block().map_err(|errno| bad_order(errno.to_string()))?;
+    hold_back_ends().map_err(|errno| bad_order(errno.to_string()))?;
     rustix::process::umask(Mode::from_raw_mode(UMASK_OF_SOCKETS));
     let listener = absolute(path).and_then(|()| UnixListener::bind(path)).map_err(socket_failure(path))?;
     let told = control.tell(&Reply::Socket { path: path.to_owned() }, &[listener.as_fd()]);
@@ -227,6 +261,11 @@ fn hold_listener(path: &Path, control: &Control) -> Result<(), ChildFailure> {
     // Gone only if somebody else removed it.
     let _gone = std::fs::remove_file(path);
     told
+}
+
+fn hold_back_ends() -> nix::Result<()> {
+    let signals = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGPIPE];
+    signals.into_iter().collect::<SigSet>().thread_block()
 }
 
 fn absolute(path: &Path) -> io::Result<()> {

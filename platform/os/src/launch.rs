@@ -1,24 +1,25 @@
-//! The parent's side: starts this binary again as a user's process.
+//! The parent's side: has a child made, and tells it what to become.
 
 use crate::account::Account;
-use crate::child::CHILD_ARGUMENT;
 use crate::environment::{AcceptedEnvironment, ConnectionAddresses};
+use crate::nursery::{ForkError, Nursery};
 use crate::order::{
     self, COMMAND_BYTES_MAX, ChildFailure, HEADER_BYTES, MessageError, Order, Reply, ShellTask, Task,
     TerminalTask,
 };
-use crate::process::Child;
+use crate::process::{Child, Process};
 use crate::sftp::Tally;
 use crate::terminal::{self, Terminal, TerminalReader, TerminalSpec, TerminalWriter};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
+use tokio::sync::Mutex;
 
 /// A child that has not begun its work by then is killed: a home on a dead file server must not hold a
 /// session for ever.
@@ -31,6 +32,8 @@ const PIPE_BYTES: usize = 256 * 1024;
 #[derive(Debug, Clone)]
 pub struct Launcher {
     program: PathBuf,
+    /// Started when it is first needed, and again when it has gone.
+    nursery: Arc<Mutex<Option<Nursery>>>,
 }
 
 /// A process to start as a user.
@@ -94,7 +97,7 @@ pub enum SpawnError {
     /// The command is longer than [`COMMAND_BYTES_MAX`] or contains a zero byte.
     #[error("the command is longer than {COMMAND_BYTES_MAX} bytes or contains a zero byte")]
     Command,
-    /// The agent's own binary could not be started.
+    /// The agent's own binary could not be started, or the system allows no more processes.
     #[error("could not start a process")]
     Start(#[source] io::Error),
     /// No terminal or pipe could be made.
@@ -123,7 +126,7 @@ impl Launcher {
 
     /// Starts `program`, which must do the same.
     pub fn with_program(program: PathBuf) -> Self {
-        Self { program }
+        Self { program, nursery: Arc::default() }
     }
 
     /// Starts a process and returns when its work has begun (the shell was executed, the SFTP server is
@@ -160,7 +163,7 @@ impl Launcher {
         Ok((Child::new(starting.into_parts()?.0, terminal, tally), streams))
     }
 
-    /// Starts the binary and gives it its order.
+    /// Makes a child and gives it its order.
     pub(crate) async fn start(
         &self,
         order: Order,
@@ -169,21 +172,28 @@ impl Launcher {
         let (near, far) = std::os::unix::net::UnixStream::pair().map_err(SpawnError::Start)?;
         near.set_nonblocking(true).map_err(SpawnError::Start)?;
         let control = UnixStream::from_std(near).map_err(SpawnError::Start)?;
-        let mut command = tokio::process::Command::new(&self.program);
-        command
-            .arg0("wayleave")
-            .arg(CHILD_ARGUMENT)
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::from(OwnedFd::from(far)))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let process = command.spawn().map_err(SpawnError::Start)?;
-        // The command holds the child's end of the control socket; its end must be seen when the child goes.
-        drop(command);
+        let process = within_start(self.fork(far.into())).await?;
         let mut starting = Starting { process: KilledOnDrop(Some(process)), control };
         within_start(starting.give(order, descriptors)).await?;
         Ok(starting)
+    }
+
+    async fn fork(&self, socket: OwnedFd) -> Result<Process, SpawnError> {
+        let mut nursery = self.nursery.lock().await;
+        for is_last in [false, true] {
+            let present = match &mut *nursery {
+                Some(present) => present,
+                absent => absent.insert(Nursery::start(&self.program).map_err(SpawnError::Start)?),
+            };
+            match present.fork(&socket).await {
+                Ok(process) => return Ok(process),
+                Err(ForkError::Refused(error)) => return Err(SpawnError::Start(error)),
+                Err(ForkError::Gone(error)) if is_last => return Err(SpawnError::Start(error)),
+                // Somebody has ended it.
+                Err(ForkError::Gone(_)) => *nursery = None,
+            }
+        }
+        Err(broken("no process to start others"))
     }
 }
 
@@ -194,13 +204,12 @@ pub(crate) struct Starting {
 }
 
 /// A process that nobody has taken responsibility for yet.
-struct KilledOnDrop(Option<tokio::process::Child>);
+struct KilledOnDrop(Option<Process>);
 
 impl Drop for KilledOnDrop {
     fn drop(&mut self) {
-        if let Some(process) = &mut self.0 {
-            // Refused only when it has ended already.
-            let _ended = process.start_kill();
+        if let Some(process) = &self.0 {
+            process.kill();
         }
     }
 }
@@ -250,7 +259,7 @@ impl Starting {
     }
 
     /// The process and its control socket, no longer killed when dropped.
-    pub(crate) fn into_parts(self) -> Result<(tokio::process::Child, ControlSocket), SpawnError> {
+    pub(crate) fn into_parts(self) -> Result<(Process, ControlSocket), SpawnError> {
         let Self { mut process, control } = self;
         let process = process.0.take().ok_or_else(|| broken("its process was taken before"))?;
         Ok((process, ControlSocket(control)))

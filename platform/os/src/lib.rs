@@ -2,7 +2,7 @@
 //! and file transfer under a user's own rights.
 //!
 //! The daemon is threaded, so it never forks itself. It starts its own binary again with
-//! [`CHILD_ARGUMENT`], hands over an order on a socket, and the new, single-threaded process gives up
+//! [`CHILD_ARGUMENT`]; that process has one thread and forks. What it forks is handed an order on a socket, gives up
 //! privileges and becomes what was asked for: see [`Launcher`] for the parent's side and
 //! [`run_child`] for the child's. Nothing here decides who may do what: that is `core/policy`.
 
@@ -13,6 +13,7 @@ mod exit;
 mod launch;
 mod memory;
 mod modes;
+mod nursery;
 mod order;
 mod privileges;
 mod process;

@@ -1,12 +1,19 @@
 //! A running child as the parent holds it: wait, signal, resize, end.
 
 use crate::exit::{Exit, signal_number};
+use crate::raw;
 use crate::sftp::{SftpReport, Tally};
 use crate::terminal::{Terminal, TerminalSize};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, pidfd_open};
 use std::io;
+use std::os::fd::OwnedFd;
+use std::process::ExitStatus;
 use std::time::Duration;
+use tokio::io::unix::AsyncFd;
+
+const REAPER_STACK_BYTES: usize = 64 * 1024;
 
 /// A process of a user, leader of its own session and process group.
 ///
@@ -14,9 +21,76 @@ use std::time::Duration;
 /// that it is gone. It needs no waiting for to be reaped.
 #[derive(Debug)]
 pub struct Child {
-    process: tokio::process::Child,
+    process: Process,
     terminal: Option<Terminal>,
     tally: Option<Tally>,
+}
+
+/// A child process, until it has been waited for. Dropped before, it is waited for in a thread of its own.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pid: i32,
+    /// Readable when it has ended.
+    descriptor: AsyncFd<OwnedFd>,
+    exit: Option<ExitStatus>,
+}
+
+impl Process {
+    /// Takes charge of a child of this process.
+    pub(crate) fn adopt(pid: i32) -> io::Result<Self> {
+        let opened = match rustix::process::Pid::from_raw(pid) {
+            Some(pid) => pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from),
+            None => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+        };
+        match opened.and_then(raw::watch) {
+            Ok(descriptor) => Ok(Self { pid, descriptor, exit: None }),
+            Err(error) => {
+                // It is a child, and nobody has reaped it.
+                let _ended = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                reap(pid);
+                Err(error)
+            }
+        }
+    }
+
+    /// Its process id, until it has been waited for.
+    pub(crate) fn id(&self) -> Option<i32> {
+        self.exit.is_none().then_some(self.pid)
+    }
+
+    pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
+        loop {
+            if let Some(exit) = self.exit {
+                return Ok(exit);
+            }
+            self.exit = raw::try_wait(self.pid)?;
+            if self.exit.is_none() {
+                self.descriptor.readable().await?.clear_ready();
+            }
+        }
+    }
+
+    pub(crate) fn kill(&self) {
+        if self.id().is_some() {
+            // Refused only when it has ended already.
+            let _ended = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.exit.is_none() && matches!(raw::try_wait(self.pid), Ok(None)) {
+            reap(self.pid);
+        }
+    }
+}
+
+/// Waits for a child that nobody asks after. Without a thread to do that, it stays a zombie for as long as this process
+/// lives.
+fn reap(pid: i32) {
+    let thread = std::thread::Builder::new().name("reaper".to_owned()).stack_size(REAPER_STACK_BYTES);
+    let _no_thread = thread.spawn(move || raw::wait(pid));
 }
 
 /// What an SFTP server did; to be read when it has ended.
@@ -45,11 +119,7 @@ pub enum SignalError {
 }
 
 impl Child {
-    pub(crate) fn new(
-        process: tokio::process::Child,
-        terminal: Option<Terminal>,
-        tally: Option<Tally>,
-    ) -> Self {
+    pub(crate) fn new(process: Process, terminal: Option<Terminal>, tally: Option<Tally>) -> Self {
         Self { process, terminal, tally }
     }
 
@@ -60,7 +130,7 @@ impl Child {
 
     /// Its process id, until it has been waited for.
     pub fn pid(&self) -> Option<u32> {
-        self.process.id()
+        self.process.id().map(i32::unsigned_abs)
     }
 
     /// Waits for its end. May be called again, and dropped at any point: nothing is lost.
@@ -134,7 +204,7 @@ impl Child {
     }
 
     fn group(&self) -> Option<i32> {
-        self.process.id().and_then(|pid| i32::try_from(pid).ok())
+        self.process.id()
     }
 }
 

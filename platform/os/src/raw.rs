@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 use tokio::io::unix::AsyncFd;
 use wayleave_sftp::LocalTime;
 
@@ -113,6 +115,48 @@ pub(crate) fn release_pages(start: usize, end: usize) -> io::Result<()> {
     // caller vouches. Addresses that are not mapped are refused.
     let result = unsafe { libc::madvise(address, end.saturating_sub(start), libc::MADV_DONTNEED) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes a copy of this process whose parent is this one's parent. Gives its process id, and none in the copy; the error
+/// is a number of the system's.
+///
+/// Only for a process with one thread.
+pub(crate) fn fork_as_sibling() -> Result<Option<i32>, i32> {
+    // SAFETY: without CLONE_VM the copy has its own memory, on the same stack; with one thread no lock is held by anybody
+    // who is not copied. The arguments that are not used are zero in any order that an architecture has them.
+    let result = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT | libc::SIGCHLD, 0, 0, 0, 0) };
+    match i32::try_from(result) {
+        Ok(0) => Ok(None),
+        Ok(pid @ 1..) => Ok(Some(pid)),
+        Ok(_) | Err(_) => Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EAGAIN)),
+    }
+}
+
+/// How a child has ended, which reaps it; none while it runs.
+pub(crate) fn try_wait(pid: i32) -> io::Result<Option<ExitStatus>> {
+    wait_for(pid, libc::WNOHANG)
+}
+
+/// Waits in this thread until a child has ended, and reaps it.
+pub(crate) fn wait(pid: i32) -> io::Result<Option<ExitStatus>> {
+    wait_for(pid, 0)
+}
+
+fn wait_for(pid: i32, flags: i32) -> io::Result<Option<ExitStatus>> {
+    let mut status = 0;
+    loop {
+        // SAFETY: the status is a local that outlives the call.
+        match unsafe { libc::waitpid(pid, &mut status, flags) } {
+            0 => return Ok(None),
+            1.. => return Ok(Some(ExitStatus::from_raw(status))),
+            _ => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
 }
 
 /// Gives every signal its default action and unblocks all.

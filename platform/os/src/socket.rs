@@ -3,6 +3,7 @@
 use crate::account::Account;
 use crate::launch::{ControlSocket, Launcher, SpawnError, Starting, unexpected, within_start};
 use crate::order::{Order, Reply, Task};
+use crate::process::Process;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ pub struct UserListener {
     listener: UnixListener,
     path: PathBuf,
     uid: u32,
-    _helper: tokio::process::Child,
+    _helper: Process,
     _control: ControlSocket,
 }
 

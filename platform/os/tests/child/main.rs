@@ -5,6 +5,7 @@
 
 mod harness;
 mod identity;
+mod nursery;
 mod programs;
 mod sftp;
 mod shell;
@@ -27,7 +28,8 @@ fn main() {
         Some(SERVE_ARGUMENT) => wayleave_os::serve_sftp(std::io::stdin(), std::io::stdout()).unwrap(),
         Some(PRINT_ARGUMENT) => programs::print_environment(),
         _ => harness::run(
-            &[identity::CASES, programs::CASES, sftp::CASES, shell::CASES, terminal::CASES].concat(),
+            &[identity::CASES, nursery::CASES, programs::CASES, sftp::CASES, shell::CASES, terminal::CASES]
+                .concat(),
         ),
     }
 }
