@@ -71,13 +71,13 @@ impl Daemon {
         Ok(())
     }
 
-    /// Waits until nothing runs below it that did not before.
+    /// Waits until nothing runs below it but what its sessions are forked from.
     ///
     /// # Errors
     /// When something keeps running.
-    pub(crate) fn wait_alone(&self, children: usize) -> Result<()> {
+    pub(crate) fn wait_alone(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        while proc_fs::descendants(self.pid()).len() > children {
+        while !proc_fs::session_processes(self.pid()).is_empty() {
             if Instant::now() > deadline {
                 bail!("processes below {} do not end", self.name);
             }

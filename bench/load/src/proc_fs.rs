@@ -113,6 +113,21 @@ pub(crate) fn memory(pid: u32) -> Result<Memory> {
     Ok(Memory { resident_mib: mib("VmRSS")?, anonymous_mib: mib("RssAnon")?, file_mib: mib("RssFile")? })
 }
 
+/// The same of a process and all below it.
+///
+/// # Errors
+/// When one of them ends meanwhile.
+pub(crate) fn memory_of_all(pid: u32) -> Result<Memory> {
+    let mut sum = memory(pid)?;
+    for process in descendants(pid) {
+        let more = memory(process)?;
+        sum.resident_mib += more.resident_mib;
+        sum.anonymous_mib += more.anonymous_mib;
+        sum.file_mib += more.file_mib;
+    }
+    Ok(sum)
+}
+
 /// The living processes below this one, parents first. A process that ends meanwhile is left out.
 pub(crate) fn descendants(pid: u32) -> Vec<u32> {
     let mut found = Vec::new();
@@ -122,6 +137,15 @@ pub(crate) fn descendants(pid: u32) -> Vec<u32> {
         next.extend(&children);
         found.extend(children);
     }
+    found
+}
+
+/// The same without the process of an agent that its sessions are forked from.
+pub(crate) fn session_processes(pid: u32) -> Vec<u32> {
+    let mut found = descendants(pid);
+    found.retain(|pid| {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line != b"wayleave\0__child\0")
+    });
     found
 }
 

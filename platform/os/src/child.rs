@@ -3,6 +3,7 @@
 
 use crate::account::Account;
 use crate::environment::{self, EnvironmentSources};
+use crate::memory::release_program_pages;
 use crate::order::{self, ChildFailure, MessageError, Order, Reply, ShellTask, Task, TerminalTask};
 use crate::sftp::serve_counted;
 use crate::{nursery, privileges, raw};
@@ -58,6 +59,8 @@ fn serve_forks() -> Result<(), MessageError> {
     let _leads_already = rustix::process::setsid();
     hold_back_ends().map_err(|errno| MessageError::Io(errno.into()))?;
     let control = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).map_err(io::Error::from)?;
+    // What starting touched is not needed again, and copies do not get it. Without it this process is only larger.
+    let _larger = release_program_pages();
     while let Some((_, descriptors)) = order::receive_header(&control)? {
         for socket in descriptors {
             let forked = match raw::fork_as_sibling() {

@@ -77,7 +77,7 @@ fn cpu_time() -> io::Result<Duration> {
 /// again comes back from the page cache, a microsecond or so for each sixteen pages. Gives the bytes that were mapped.
 ///
 /// Only mappings are let go of that nobody can write and no page of which was ever written: they are the file's own.
-fn release_program_pages() -> io::Result<u64> {
+pub(crate) fn release_program_pages() -> io::Result<u64> {
     let program = std::fs::read_link("/proc/self/exe")?;
     let maps = std::fs::read_to_string("/proc/self/smaps")?;
     let mut released = 0;

@@ -149,8 +149,8 @@ fn type_keys(field: &Field, jump: &SharedJump, path: Path, beside: Beside) -> Re
     }
     let copied_per_second = copy.map(Copy::stop).transpose()?.unwrap_or_default();
     drop(terminal);
-    field.peered.node.wait_alone(0)?;
-    field.openssh.target.wait_alone(0)?;
+    field.peered.node.wait_alone()?;
+    field.openssh.target.wait_alone()?;
     let at = |share| percentile(&times_ms, share).context("no key came back");
     Ok(Echoes { p50_ms: at(0.5)?, p99_ms: at(0.99)?, copied_per_second })
 }

@@ -3,7 +3,7 @@
 use crate::cluster::{ALL_ROLES, AllRoles, NODE};
 use crate::daemon::{Daemon, pause};
 use crate::place::Place;
-use crate::proc_fs::{Memory, memory};
+use crate::proc_fs::{Memory, memory_of_all};
 use crate::report::{Findings, Judgement};
 use crate::sample::Series;
 use crate::watched;
@@ -50,7 +50,7 @@ pub(super) fn measure(place: &mut Place<'_>) -> Result<Findings> {
     let mut findings = Findings::default();
     findings.notes.push(format!(
         "{sessions} sessions of `ssh node true` on each agent, then {} s idle; one proxy carries both. VmRSS = RssAnon \
-         + RssFile; the goal is held against VmRSS, in which pages of the program count, though processes share them. \
+         + RssFile, of the process and of the one that its sessions are forked from; the goal is held against VmRSS, in which pages of the program count, though processes share them. \
          An idle process gives back free memory and lets go of pages of its program, which stay in the kernel's cache: \
          what the agent had right after the sessions is shown too.",
         idle.as_secs()
@@ -70,7 +70,7 @@ pub(super) fn measure(place: &mut Place<'_>) -> Result<Findings> {
 }
 
 fn memories(couples: &[Couple], which: impl Fn(&Couple) -> &Daemon) -> Result<Vec<Memory>> {
-    couples.iter().map(|couple| memory(which(couple).pid())).collect()
+    couples.iter().map(|couple| memory_of_all(which(couple).pid())).collect()
 }
 
 fn series(name: &str, memories: &[Memory]) -> Result<[Series; 3]> {

@@ -59,9 +59,9 @@ fn measure(place: &mut Place<'_>, contenders: &[&'static str]) -> Result<Contend
     let times = take_turns(contenders, runs, |contender| {
         let wall = watched::time(command(field, contender)?.arg("true"))?;
         // What the run before leaves to be cleaned up is not the next one's.
-        field.peered.node.wait_alone(0)?;
-        field.openssh.target.wait_alone(0)?;
-        field.openssh.jump.wait_alone(0)?;
+        field.peered.node.wait_alone()?;
+        field.openssh.target.wait_alone()?;
+        field.openssh.jump.wait_alone()?;
         Ok(wall.as_secs_f64() * 1_000.0)
     })?;
     let series = contenders.iter().zip(times).map(|(name, times)| Series::new(*name, "ms", times));

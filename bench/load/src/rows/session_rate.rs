@@ -3,7 +3,7 @@
 use crate::cluster::NODE;
 use crate::daemon::{LOOK, PATIENCE, pause};
 use crate::place::{Field, Place};
-use crate::proc_fs::{children_cpu_seconds, cpu_seconds, descendants, memory};
+use crate::proc_fs::{children_cpu_seconds, cpu_seconds, descendants, memory, session_processes};
 use crate::report::{Findings, Judgement};
 use crate::sample::Series;
 use crate::watched::time;
@@ -67,7 +67,7 @@ pub(super) fn measure(place: &mut Place<'_>) -> Result<Findings> {
 
 fn burst(field: &Field) -> Result<Burst> {
     let (agent, web) = (field.peered.node.pid(), field.peered.home().web);
-    let (own, children) = (cpu_seconds(agent)?, children_cpu_seconds(agent)?);
+    let (own, children) = (cpu_seconds(agent)?, below_cpu_seconds(agent)?);
     let left = AtomicUsize::new(SESSIONS);
     let started = Instant::now();
     let done: Vec<Result<()>> = std::thread::scope(|scope| {
@@ -89,13 +89,19 @@ fn burst(field: &Field) -> Result<Burst> {
     });
     let wall = started.elapsed().as_secs_f64();
     done.into_iter().collect::<Result<()>>()?;
-    field.peered.node.wait_alone(0)?;
+    field.peered.node.wait_alone()?;
     let per_session = |seconds: f64| seconds * MS_PER_S / SESSIONS as f64;
     Ok(Burst {
         per_second: SESSIONS as f64 / wall,
         own_ms: per_session(cpu_seconds(agent)? - own),
-        children_ms: per_session(children_cpu_seconds(agent)? - children),
+        children_ms: per_session(below_cpu_seconds(agent)? - children),
     })
+}
+
+/// Of children that have ended, and of the one that they are forked from.
+fn below_cpu_seconds(agent: u32) -> Result<f64> {
+    let living = descendants(agent).into_iter().filter_map(|pid| cpu_seconds(pid).ok()).sum::<f64>();
+    Ok(children_cpu_seconds(agent)? + living)
 }
 
 /// What the shell of a session spends by itself.
@@ -121,7 +127,7 @@ fn open_sessions(field: &Field) -> Result<OpenMemory> {
         clients.push(Client::open(field)?);
     }
     let deadline = Instant::now() + PATIENCE;
-    while descendants(agent).len() < OPEN {
+    while session_processes(agent).len() < OPEN {
         ensure!(Instant::now() < deadline, "not every session opened");
         pause(LOOK);
     }
@@ -136,7 +142,7 @@ fn open_sessions(field: &Field) -> Result<OpenMemory> {
         .filter_map(|pid| Some(memory(pid).ok()?.anonymous_mib))
         .sum::<f64>();
     drop(clients);
-    field.peered.node.wait_alone(0)?;
+    field.peered.node.wait_alone()?;
     Ok(OpenMemory { agent_mib, children_mib: (all - commands) / OPEN as f64 })
 }
 

@@ -134,7 +134,7 @@ fn stream(field: &Field, path: Path, direction: Direction, mib: u64) -> Result<S
     let pids: Vec<(&'static str, u32)> = servers.iter().map(|(name, daemon)| (*name, daemon.pid())).collect();
     let run = transfer(path.command(field)?, direction, mib * 1_048_576, &pids)?;
     for (_, daemon) in &servers {
-        daemon.wait_alone(0)?;
+        daemon.wait_alone()?;
     }
     let gib = mib as f64 / MIB_PER_GIB;
     let cpu = run.cpu.into_iter().map(|(name, seconds)| (name, seconds / gib)).collect();
