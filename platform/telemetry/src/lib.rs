@@ -30,7 +30,7 @@ pub use metrics::{Counter, Durations, Gauge, Held, Registry, SERIES_MAX, SeriesL
 pub use otlp::TraceResource;
 pub use process_stats::{open_files, open_files_max, register_process};
 pub use setting::{LogConfig, LogFormat, LogOutput, ParseLogSettingError, Severity};
-pub use trace::{Span, SpanKind, Tracer, span_id};
+pub use trace::{Span, SpanKind, Tracer, client_span, client_trace, span_id};
 
 use output::Output;
 use std::path::PathBuf;

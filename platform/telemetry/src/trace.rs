@@ -147,9 +147,30 @@ pub fn span_id(trace: &[u8; 16], process: &[u8; 16], part: &str) -> [u8; 8] {
     hash.max(1).to_be_bytes()
 }
 
-fn is_sampled(trace: &[u8; 16], per_million: u64) -> bool {
+/// The id of a trace that a client begins, from a random one: every process samples it, and its root is the client's
+/// ([`client_span`]). One of a million other ids looks the same.
+pub fn client_trace(random: [u8; 16]) -> [u8; 16] {
+    let mut trace = random;
+    let (_, low) = trace.split_at_mut(8);
+    let number = number_of(&random);
+    low.copy_from_slice(&(number - number % MILLION).to_be_bytes());
+    trace
+}
+
+/// The root of a trace that a client has begun; none of other traces, which begin at the ingress proxy.
+pub fn client_span(trace: &[u8; 16]) -> Option<[u8; 8]> {
+    number_of(trace).is_multiple_of(MILLION).then(|| span_id(trace, &[0; 16], "client"))
+}
+
+const MILLION: u64 = 1_000_000;
+
+fn number_of(trace: &[u8; 16]) -> u64 {
     let [.., a, b, c, d, e, f, g, h] = *trace;
-    u64::from_be_bytes([a, b, c, d, e, f, g, h]) % 1_000_000 < per_million
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+}
+
+fn is_sampled(trace: &[u8; 16], per_million: u64) -> bool {
+    number_of(trace) % MILLION < per_million
 }
 
 #[cfg(test)]
@@ -169,6 +190,18 @@ mod tests {
         assert_eq!((sampled(0), sampled(1_000_000)), (0, 10_000));
         let half = sampled(500_000);
         assert!((4_500..5_500).contains(&half), "{half}");
+    }
+
+    #[test]
+    fn a_trace_of_a_client_is_sampled_by_all_who_sample_any() {
+        for n in 1..1_000u64 {
+            let mut random = [7; 16];
+            random[8..].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+            let trace = client_trace(random);
+            assert!(is_sampled(&trace, 1) && !is_sampled(&trace, 0));
+            assert!(client_span(&trace).is_some() && client_span(&random).is_none());
+            assert_eq!(trace[..8], random[..8]);
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::access::Access;
 use crate::failure::Failure;
+use crate::traces;
 use rustls::ClientConfig;
 use std::io;
 use std::str::FromStr;
@@ -14,7 +15,6 @@ use wayleave_net::{
     BoxStream, ConnectError, ToldError, connect_cluster, connect_first, connect_told, read_message,
     write_message,
 };
-use wayleave_runtime::random_bytes;
 use wayleave_vocab::{ClusterName, HostPort, NodeName, SystemRole, TraceId};
 
 /// How long a proxy may take to reach the agent.
@@ -109,7 +109,22 @@ pub(crate) async fn dial_target(
     access: &Access,
     proxies: &Proxies,
     target: &DialTarget,
+    resume: Option<Resume>,
+) -> Result<Dialled, Failure> {
+    let mut span = traces::Dial::begin();
+    let dialled = dial_traced(access, proxies, target, resume, &span).await;
+    if let Err(failure) = &dialled {
+        span.fail(|| failure.exit.for_spans());
+    }
+    dialled
+}
+
+async fn dial_traced(
+    access: &Access,
+    proxies: &Proxies,
+    target: &DialTarget,
     mut resume: Option<Resume>,
+    span: &traces::Dial,
 ) -> Result<Dialled, Failure> {
     access.check_expiry()?;
     let tls = client_config(
@@ -123,9 +138,14 @@ pub(crate) async fn dial_target(
     let outer =
         public_client_config(Some(&access.identity.trust())).map_err(Failure::doing("cannot set up TLS"))?;
     let mut left: Vec<HostPort> = proxies.own.iter().chain(&proxies.told).cloned().collect();
+    let mut tries = 0..;
     loop {
-        let (proxy, stream) = connect(&left, &proxies.told, &tls, &outer).await?;
-        match ask(&proxy, stream, target, resume).await {
+        let mut connecting = span.connect(tries.next().unwrap_or_default());
+        let connected = connect(&left, &proxies.told, &tls, &outer).await;
+        let (proxy, stream) =
+            connected.inspect_err(|failure| connecting.fail(|| failure.exit.for_spans()))?;
+        drop(connecting);
+        match ask(&proxy, stream, target, resume, span.trace).await {
             Ok(stream) => return Ok(Dialled { stream, resume }),
             Err(Attempt::Plainly(failure)) => {
                 tracing::warn!(%proxy, reason = %failure.message, "streams of this node cannot be resumed: going on without");
@@ -183,13 +203,14 @@ async fn ask(
     mut stream: NodeStream,
     target: &DialTarget,
     resume: Option<Resume>,
+    trace_id: TraceId,
 ) -> Result<NodeStream, Attempt> {
     let request = DialRequest {
         v: VERSION,
         target: target.clone(),
         host_id: None,
         client_address: None,
-        trace_id: TraceId::from_random(random_bytes()),
+        trace_id,
         from_peer: false,
         report_route: false,
         resume,

@@ -50,6 +50,13 @@ impl Exit {
     }
 }
 
+impl Exit {
+    /// What a span says: no words, in which names could be.
+    pub(crate) fn for_spans(self) -> String {
+        format!("exit {}", self.code())
+    }
+}
+
 /// Something did not work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {

@@ -42,6 +42,7 @@ mod terminal;
 mod tokens;
 mod tokens_openssh;
 mod top;
+mod traces;
 mod users;
 mod version;
 
@@ -67,7 +68,7 @@ pub async fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return parse_failure(&error),
     };
     let is_ssh = matches!(cli.command, Command::Ssh(_));
-    let exit = match cli.command.run(&cli.global).await {
+    let exit = match traces::with_traces(cli.command.run(&cli.global)).await {
         Ok(exit) => exit.code(),
         Err(failure) => {
             output::note(&failure.to_string());

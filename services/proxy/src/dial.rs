@@ -19,7 +19,7 @@ use wayleave_peering::{
     RouteState, Way,
 };
 use wayleave_runtime::{Clock, Shutdown, random_u64};
-use wayleave_telemetry::{Span, SpanKind, span_id};
+use wayleave_telemetry::{Span, SpanKind, client_span, span_id};
 use wayleave_vocab::{HostId, Mono, NodeName};
 
 /// The part of a trace that a client's dial is, and that a peer's is.
@@ -46,7 +46,8 @@ impl Dialer for ProxyDialer {
             let own = self.0.config.host_id;
             let trace = *request.trace_id.as_bytes();
             let id = span_id(&trace, own.as_bytes(), DIAL_SPAN);
-            let mut span = self.0.tracer.begin("proxy.dial", SpanKind::Server, trace, id, None);
+            let mut span =
+                self.0.tracer.begin("proxy.dial", SpanKind::Server, trace, id, client_span(&trace));
             let dialled = dial(&self.0, request).await;
             let is_local = dialled.as_ref().map_or(true, |dialled| dialled.route.home_proxy == own);
             self.0.metrics.dialled(began, is_local, dialled.as_ref().err());

@@ -31,6 +31,9 @@ fn operators_see_what_happens_and_what_is_wrong() {
     checks.run("a_connection_is_traced_through_two_proxies_and_the_agent", || {
         a_connection_is_traced_through_two_proxies_and_the_agent(&mut cluster, &spans);
     });
+    checks.run("a_trace_begins_in_the_client_where_the_environment_names_a_collector", || {
+        a_trace_begins_in_the_client(&mut cluster, collector, &spans);
+    });
     check_all!(checks, &mut cluster;
         top_shows_proxies_and_needs_a_role,
         routes_say_who_holds_a_tunnel,
@@ -113,6 +116,44 @@ fn a_connection_is_traced_through_two_proxies_and_the_agent(cluster: &mut Cluste
         assert!(!text.contains("web-1") && !text.contains("alice"), "no names: {text}");
         assert_eq!(span["traceId"].as_str().map(str::len), Some(32));
     }
+}
+
+fn a_trace_begins_in_the_client(cluster: &mut Cluster, collector: SocketAddr, spans: &Spans) {
+    let ssh = |endpoint: &str, name: &str| {
+        let way = cluster.way(&cluster.identity(), 0).env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
+        way.args(["ssh", &format!("root@{name}"), "true"]).output()
+    };
+    let _entered = ssh(&format!("http://{collector}"), "web-1").ended_with(0);
+    let _unknown = ssh(&format!("http://{collector}"), "web-9").ended_with(255);
+    let badly = ssh("collector", "web-1").ended_with(0);
+    assert!(badly.stderr_text().contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{badly}");
+    let mut chain = None;
+    wait_until("the spans of a connection from the client to the agent", || {
+        let spans = spans.lock().expect("no thread panics");
+        let of = |name: &str, trace: &Value| {
+            spans.iter().find(|span| span["name"] == name && span["traceId"] == *trace).cloned()
+        };
+        let roots = spans.iter().filter(|span| span["name"] == "way.dial");
+        let chains = roots.map(|root| {
+            let trace = &root["traceId"];
+            (root.clone(), of("way.connect", trace), of("proxy.dial", trace), of("agent.stream", trace))
+        });
+        let chains = chains.collect::<Vec<_>>();
+        chain = chains.iter().find(|(.., agent)| agent.is_some()).cloned();
+        chains.len() == 2 && chain.is_some()
+    });
+    let (root, connect, dial, _) = chain.expect("it was found");
+    assert_eq!(root["parentSpanId"], Value::Null);
+    for child in [connect, dial] {
+        assert_eq!(child.expect("it came with the agent's")["parentSpanId"], root["spanId"]);
+    }
+    let spans = spans.lock().expect("no thread panics");
+    for span in spans.iter().filter(|span| span["name"] == "way.dial") {
+        let text = span.to_string();
+        assert!(!text.contains("web-") && !text.contains("alice"), "no names: {text}");
+    }
+    let failed = |span: &&Value| span["name"] == "way.dial" && span["status"]["message"] == "exit 4";
+    assert_eq!(spans.iter().filter(failed).count(), 1);
 }
 
 /// Takes what processes export, as a collector does.
