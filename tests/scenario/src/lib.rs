@@ -24,6 +24,7 @@ mod postgres_server;
 mod process_tree;
 mod program;
 mod scene;
+mod spread;
 mod ssh;
 mod terminal;
 mod tls_client;
@@ -48,7 +49,8 @@ pub use process_tree::{
 };
 pub use program::{Output, Program, Running};
 pub use scene::Scene;
+pub use spread::Spread;
 pub use ssh::Ssh;
 pub use terminal::Terminal;
 pub use tls_client::{TlsClient, is_timeout, tls_connect, tls_over, web_ping};
-pub use wait::{PATIENCE, wait_for, wait_until};
+pub use wait::{PATIENCE, wait_for, wait_until, wait_until_within};

@@ -26,6 +26,16 @@ pub fn wait_until(what: &str, mut ask: impl FnMut() -> bool) {
     wait_for(what, || ask().then_some(()));
 }
 
+/// Asks until the answer is yes, for longer than [`PATIENCE`]: for what is long by itself.
+///
+/// # Panics
+/// After the limit, saying what was waited for.
+#[track_caller]
+pub fn wait_until_within(limit: Duration, what: &str, mut ask: impl FnMut() -> bool) {
+    let answer = wait_at_most(limit, || ask().then_some(()));
+    assert!(answer.is_some(), "waited in vain for: {what}");
+}
+
 /// Asks until the answer is something or the time is over.
 #[expect(clippy::disallowed_methods, reason = "the one pause between two looks at a condition")]
 pub(crate) fn wait_at_most<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::time::Duration;
-use wayleave_scenario::{Cluster, Host, Network, Running, check_all, wait_until};
+use wayleave_scenario::{Cluster, Host, Network, Running, Spread, check_all, wait_until};
 
 const NODES: [&str; 2] = ["web-1", "db-1"];
 const PROXIES: usize = 3;
@@ -13,10 +13,7 @@ const DIALS: usize = 5;
 const DIAL_MAX: Duration = Duration::from_secs(20);
 
 struct Parted {
-    cluster: Cluster,
-    network: Network,
-    proxies: Vec<Host>,
-    nodes: Vec<Host>,
+    spread: Spread,
     person: Host,
 }
 
@@ -36,29 +33,16 @@ fn partitions() {
 impl Parted {
     fn start() -> Self {
         let mut network = Network::enter();
-        let mut cluster =
-            Cluster::builder("partitions").listening_on(network.hub().address()).peering(2).start_auth();
-        let proxies: Vec<Host> = (0..PROXIES).map(|_| network.host()).collect();
-        for (number, host) in proxies.iter().enumerate() {
-            let file = cluster.proxy_file(&format!("proxy-{}", number + 1));
-            cluster.add_proxy_at(file, host);
-        }
-        wait_until("the proxies to be known", || cluster.known_proxies() == PROXIES);
-        let nodes: Vec<Host> = NODES.iter().map(|_| network.host()).collect();
-        for (name, host) in NODES.iter().zip(&nodes) {
-            let file = cluster.node_file(name);
-            cluster.add_node_at(file, host);
-        }
-        cluster.add_user("alice", "access", "root");
-        let _identity = cluster.sign("alice", "2h");
+        let proxies = (0..PROXIES).map(|_| network.host()).collect();
+        let nodes = NODES.map(|name| (name, network.host())).into();
         let person = network.host();
-        Self { cluster, network, proxies, nodes, person }
+        let builder = Cluster::builder("partitions").peering(2);
+        Self { spread: Spread::start(builder, network, proxies, nodes), person }
     }
 
     fn enters(&self, proxy: usize, node: &str) -> bool {
-        let way = self.cluster.way(&self.cluster.identity(), proxy);
-        let way = way.args(["ssh", &format!("root@{node}"), "true"]).limit(DIAL_MAX);
-        self.person.inside(way).output().code == Some(0)
+        let way = self.spread.way(&self.person, proxy, &["ssh", &format!("root@{node}"), "true"]);
+        way.limit(DIAL_MAX).output().code == Some(0)
     }
 
     #[track_caller]
@@ -68,19 +52,11 @@ impl Parted {
         }
     }
 
-    /// The proxies that hold a tunnel of a node now. Asked without a proxy, since each may be the silent one.
-    fn holders(&self, node: &str) -> Vec<usize> {
-        let nodes = self.cluster.admin().args(["get", "nodes", "--format", "json"]).json();
-        let nodes = nodes.as_array().unwrap().iter().find(|each| each["spec"]["hostname"] == node).cloned();
-        nodes
-            .map_or_else(Vec::new, |node| self.cluster.holders_of(node["metadata"]["name"].as_str().unwrap()))
-    }
-
     /// Two proxies hold tunnels of a node; the third is given last.
     fn homes(&self, node: &str) -> (Vec<usize>, usize) {
         let mut homes = Vec::new();
         wait_until(&format!("{node} to have two tunnels"), || {
-            homes = self.holders(node);
+            homes = self.spread.holders(node);
             homes.len() == 2
         });
         let third = (0..PROXIES).find(|proxy| !homes.contains(proxy)).unwrap();
@@ -89,13 +65,13 @@ impl Parted {
 
     /// Everybody but this proxy.
     fn others(&self, proxy: usize) -> Vec<&Host> {
-        let proxies = self.proxies.iter().enumerate().filter(|(other, _)| *other != proxy);
+        let proxies = self.spread.proxies.iter().enumerate().filter(|(other, _)| *other != proxy);
         let proxies = proxies.map(|(_, host)| host);
-        proxies.chain(&self.nodes).chain([&self.person, self.network.hub()]).collect()
+        proxies.chain(&self.spread.nodes).chain([&self.person, self.spread.network.hub()]).collect()
     }
 
     fn wait_whole(&self) {
-        wait_until("the proxies to be known", || self.cluster.known_proxies() == PROXIES);
+        wait_until("the proxies to be known", || self.spread.cluster.known_proxies() == PROXIES);
         for proxy in 0..PROXIES {
             for node in NODES {
                 wait_until(&format!("{node} through proxy {proxy}"), || self.enters(proxy, node));
@@ -106,18 +82,14 @@ impl Parted {
 
     /// Auth believes that the proxy holds a tunnel of the node.
     fn is_believed(&self, proxy: usize, node: &str) -> bool {
-        let routes = self.cluster.admin().args(["get", "routes", "--format", "json"]).json();
+        let routes = self.spread.cluster.admin().args(["get", "routes", "--format", "json"]).json();
         let of_node = routes.as_array().unwrap().iter().find(|route| route["name"] == node).unwrap();
-        let name = self.cluster.proxies[proxy].file.name.as_str();
+        let name = self.spread.cluster.proxies[proxy].file.name.as_str();
         of_node["proxies"].as_array().unwrap().iter().any(|holder| holder["name"] == name)
     }
 
     fn session(&self, proxy: usize, node: &str) -> Running {
-        let way = self.cluster.way(&self.cluster.identity(), proxy);
-        let way = way.args(["ssh", &format!("root@{node}"), "echo begun; cat"]);
-        let mut running = self.person.inside(way).start();
-        running.wait_for_stdout("begun");
-        running
+        self.spread.session(&self.person, proxy, node)
     }
 }
 
@@ -130,18 +102,18 @@ fn everybody_is_reached_from_everywhere(parted: &mut Parted) {
 
 fn proxies_that_do_not_hear_each_other_are_gone_round(parted: &mut Parted) {
     let (homes, third) = parted.homes("web-1");
-    parted.proxies[third].part_from(&[&parted.proxies[homes[0]]]);
+    parted.spread.proxies[third].part_from(&[&parted.spread.proxies[homes[0]]]);
     for proxy in 0..PROXIES {
         NODES.iter().for_each(|node| parted.assert_enters(proxy, node));
     }
-    parted.proxies[third].meet(&[&parted.proxies[homes[0]]]);
+    parted.spread.proxies[third].meet(&[&parted.spread.proxies[homes[0]]]);
     parted.wait_whole();
 }
 
 /// Long enough for its lease to end.
 fn a_proxy_that_does_not_hear_auth_loses_nobody(parted: &mut Parted) {
     let (homes, _) = parted.homes("web-1");
-    let (deaf, hub) = (&parted.proxies[homes[0]], parted.network.hub());
+    let (deaf, hub) = (&parted.spread.proxies[homes[0]], parted.spread.network.hub());
     assert!(parted.is_believed(homes[0], "web-1"));
     deaf.part_from(&[hub]);
     wait_until("its lease to end", || {
@@ -160,13 +132,13 @@ fn a_proxy_that_does_not_hear_auth_loses_nobody(parted: &mut Parted) {
 /// One way only: the proxy hears the agent.
 fn an_agent_that_does_not_hear_its_proxy_leaves_it(parted: &mut Parted) {
     let (homes, third) = parted.homes("web-1");
-    let (home, node) = (&parted.proxies[homes[0]], &parted.nodes[0]);
-    let mark = parted.cluster.node("web-1").daemon.log_mark();
+    let (home, node) = (&parted.spread.proxies[homes[0]], &parted.spread.nodes[0]);
+    let mark = parted.spread.cluster.node("web-1").daemon.log_mark();
     home.lose_to(node);
     parted.assert_enters(third, "web-1");
     parted.assert_enters(homes[1], "web-1");
-    parted.cluster.node("web-1").daemon.wait_for_log(mark, "a tunnel ended");
-    wait_until("another tunnel", || parted.holders("web-1").contains(&third));
+    parted.spread.cluster.node("web-1").daemon.wait_for_log(mark, "a tunnel ended");
+    wait_until("another tunnel", || parted.spread.holders("web-1").contains(&third));
     parted.assert_enters(homes[0], "web-1");
     home.arrive_at(node);
     parted.wait_whole();
@@ -174,13 +146,13 @@ fn an_agent_that_does_not_hear_its_proxy_leaves_it(parted: &mut Parted) {
 
 fn a_silent_home_is_left_for_another_at_once(parted: &mut Parted) {
     let (homes, third) = parted.homes("db-1");
-    let (home, others) = (&parted.proxies[homes[0]], parted.others(homes[0]));
+    let (home, others) = (&parted.spread.proxies[homes[0]], parted.others(homes[0]));
     home.part_from(&others);
     for node in NODES {
         parted.assert_enters(third, node);
         parted.assert_enters(homes[1], node);
     }
-    wait_until("another tunnel", || parted.holders("db-1").contains(&third));
+    wait_until("another tunnel", || parted.spread.holders("db-1").contains(&third));
     home.meet(&others);
     parted.wait_whole();
 }
@@ -188,7 +160,7 @@ fn a_silent_home_is_left_for_another_at_once(parted: &mut Parted) {
 fn a_session_outlives_the_silence_of_its_ingress(parted: &mut Parted) {
     let (homes, third) = parted.homes("web-1");
     let mut sessions = [third, homes[0]].map(|proxy| parted.session(proxy, "web-1"));
-    let (ingress, others) = (&parted.proxies[third], parted.others(third));
+    let (ingress, others) = (&parted.spread.proxies[third], parted.others(third));
     ingress.part_from(&others);
     for (number, session) in sessions.iter_mut().enumerate() {
         session.write(format!("in the dark {number}\n"));
