@@ -1,8 +1,11 @@
 //! Hosts with addresses of their own on a network between namespaces, on which packets can be lost without a word.
 //!
-//! A host's frames to another are lost by sending them to a hardware address that nobody has: neither side is told.
+//! A host's frames to another are lost by sending them to a hardware address that nobody has: neither side is told. The
+//! link of a host can be [rough](RoughLink): it loses some frames, and is slow with the others.
 
+use crate::impairment::{FrameCounts, Impairment};
 use crate::program::Program;
+use crate::rough_link::RoughLink;
 use crate::wait::wait_until;
 use nix::sched::{CloneFlags, unshare};
 use std::net::{IpAddr, Ipv4Addr};
@@ -24,6 +27,7 @@ pub struct Host {
     device: &'static str,
     /// Keeps the namespace; none for the thread's own.
     keeper: Option<Child>,
+    link: Option<RoughLink>,
 }
 
 impl Network {
@@ -33,7 +37,7 @@ impl Network {
     /// When that is not allowed: only root can.
     pub fn enter() -> Self {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        let hub = Host { ip: address(1), device: BRIDGE, keeper: None };
+        let hub = Host { ip: address(1), device: BRIDGE, keeper: None, link: None };
         hub.ip("link set lo up");
         hub.ip(&format!("link add {BRIDGE} type bridge"));
         hub.ip(&format!("addr add {}/24 dev {BRIDGE}", hub.ip));
@@ -51,6 +55,23 @@ impl Network {
     /// # Panics
     /// When it cannot be made.
     pub fn host(&mut self) -> Host {
+        let (host, port) = self.unlinked();
+        self.hub.ip(&format!("link add {port} type veth peer name {} netns {}", host.device, host.process()));
+        self.attach(host, &port)
+    }
+
+    /// A new host whose link can be [made bad](Host::impair); the seed says what that does to which frame.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn rough_host(&mut self, seed: u64) -> Host {
+        let (mut host, port) = self.unlinked();
+        host.link = Some(RoughLink::start(&port, host.device, host.process(), seed));
+        self.attach(host, &port)
+    }
+
+    /// A host by itself, and what its end of the bridge is to be called.
+    fn unlinked(&mut self) -> (Host, String) {
         self.count += 1;
         // Ends when its input does, which is when this process ends at the latest.
         let keeper = Command::new("unshare")
@@ -62,13 +83,15 @@ impl Network {
         let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).unwrap();
         let (own, its) = (namespace("thread-self"), keeper.id().to_string());
         wait_until("the host's namespace", || namespace(&its) != own);
-        let host = Host { ip: address(self.count), device: "eth0", keeper: Some(keeper) };
-        let port = format!("port{}", self.count);
-        self.hub.ip(&format!("link add {port} type veth peer name eth0 netns {its}"));
+        let host = Host { ip: address(self.count), device: "eth0", keeper: Some(keeper), link: None };
+        (host, format!("port{}", self.count))
+    }
+
+    fn attach(&self, host: Host, port: &str) -> Host {
         self.hub.ip(&format!("link set {port} master {BRIDGE} up"));
         host.ip("link set lo up");
-        host.ip(&format!("addr add {}/24 dev eth0", host.ip));
-        host.ip("link set eth0 up");
+        host.ip(&format!("addr add {}/24 dev {}", host.ip, host.device));
+        host.ip(&format!("link set {} up", host.device));
         host
     }
 }
@@ -91,6 +114,22 @@ impl Host {
     pub fn prefix(&self) -> Vec<String> {
         let Some(keeper) = &self.keeper else { return Vec::new() };
         ["nsenter", "-t", &keeper.id().to_string(), "-n"].map(str::to_owned).to_vec()
+    }
+
+    /// How bad the link of this host is from now on.
+    ///
+    /// # Panics
+    /// When it is no [rough](Network::rough_host) one.
+    pub fn impair(&self, impairment: Impairment) {
+        self.link.as_ref().unwrap().set(impairment);
+    }
+
+    /// What became of the frames on the link of this host, of both directions together.
+    ///
+    /// # Panics
+    /// When it is no [rough](Network::rough_host) one.
+    pub fn frame_counts(&self) -> FrameCounts {
+        self.link.as_ref().unwrap().counts()
     }
 
     /// What this host sends to another is lost from now on.
@@ -117,6 +156,10 @@ impl Host {
             self.arrive_at(other);
             other.arrive_at(self);
         }
+    }
+
+    fn process(&self) -> u32 {
+        self.keeper.as_ref().unwrap().id()
     }
 
     fn ip(&self, arguments: &str) {
