@@ -28,8 +28,6 @@ pub enum Manner {
 
 struct Shared {
     target: SocketAddr,
-    /// Where a connection goes that the target does not take.
-    others: Mutex<Vec<SocketAddr>>,
     source: Ipv4Addr,
     manner: AtomicU8,
     ended: AtomicBool,
@@ -62,7 +60,6 @@ impl Forwarder {
         let listener = TcpListener::bind(address).unwrap();
         let shared = Arc::new(Shared {
             target,
-            others: Mutex::default(),
             source,
             manner: AtomicU8::new(Manner::Pass as u8),
             ended: AtomicBool::new(false),
@@ -88,14 +85,6 @@ impl Forwarder {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// Leads there what the target does not take, as a balancer does.
-    ///
-    /// # Panics
-    /// Never, unless a relay did.
-    pub fn or_else_to(&self, other: SocketAddr) {
-        self.shared.others.lock().unwrap().push(other);
     }
 
     /// Changes its manner, also for what is open.
@@ -151,9 +140,7 @@ fn relay(shared: &Arc<Shared>, client: TcpStream) {
     if shared.is(Manner::Cut) {
         return;
     }
-    let others = shared.others.lock().unwrap().clone();
-    let mut targets = std::iter::once(shared.target).chain(others);
-    let Some(target) = targets.find_map(|target| connect_from(shared.source, target).ok()) else { return };
+    let Ok(target) = connect_from(shared.source, shared.target) else { return };
     let ways = [(client.try_clone(), target.try_clone()), (Ok(target), Ok(client))];
     for (from, to) in ways {
         let (Ok(from), Ok(to)) = (from, to) else { return };

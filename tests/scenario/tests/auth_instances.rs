@@ -1,9 +1,10 @@
 //! Two Auth Services on one backend: either is killed under load, in turn, and nothing that was acknowledged is lost, the
-//! audit chain is one, and proxies, agents and people go on with the other.
+//! audit chain is one, and proxies and agents that name both, and people, go on with the other.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -11,7 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use wayleave_audit::{Chain, Envelope};
 use wayleave_runtime::SystemClock;
 use wayleave_scenario::{
-    AuthFile, Cluster, Daemon, EtcdServer, Forwarder, PostgresServer, Program, free_port, wait_until,
+    AuthFile, Cluster, Daemon, EtcdServer, Invitation, OneTimeCodes, PostgresServer, Program, Running, Way,
+    canary, free_port, note_canary, wait_until,
 };
 use wayleave_store::{
     Backend, EtcdBackend, EtcdOptions, HistoryLimits, Key, PostgresAddress, PostgresBackend, PostgresOptions,
@@ -56,6 +58,7 @@ fn either_auth_may_die_on_etcd() {
 fn check<F: Future<Output = Arc<dyn Backend>>>(name: &str, storage: &[String], open: impl FnOnce() -> F) {
     let mut pair = Pair::start(name, storage);
     let load = Load::default();
+    let mut sessions = [0, 1].map(|proxy| pair.session(proxy));
     for round in 0..ROUNDS {
         let (victim, survivor) = (round % 2, (round + 1) % 2);
         let admins = [pair.admin(0), pair.admin(1)];
@@ -67,13 +70,23 @@ fn check<F: Future<Output = Arc<dyn Backend>>>(name: &str, storage: &[String], o
             });
             load.wait_more(WRITES_PER_STEP);
             pair.instance(victim).kill();
+            pair.check_people(survivor, round);
+            for session in &mut sessions {
+                session.write(format!("without {victim}\n"));
+                session.wait_for_stdout(&format!("without {victim}"));
+            }
             load.wait_more(WRITES_PER_STEP);
             // Agents and proxies have found the other, and people get in by either proxy.
             pair.check_life(survivor);
+            pair.check_joins(survivor, round);
             is_over.store(true, Ordering::Release);
         });
         pair.instance(victim).start();
         pair.wait_instance(victim);
+    }
+    for mut session in sessions {
+        session.close_input();
+        assert_eq!(session.wait().succeeded().stdout_text(), "begun\nwithout 0\nwithout 1\n");
     }
     let acknowledged = load.acknowledged.lock().unwrap().clone();
     for instance in [0, 1] {
@@ -92,7 +105,8 @@ struct Pair {
     second: Daemon,
     second_config: PathBuf,
     cluster: Cluster,
-    _ways: Vec<Forwarder>,
+    /// Where the Auth Services listen.
+    auths: [SocketAddr; 2],
 }
 
 impl Pair {
@@ -109,21 +123,20 @@ impl Pair {
         second.start();
         // Each proxy begins with another instance.
         let (one, other) = (cluster.auth_file.listen, second_file.listen);
-        let mut ways = Vec::new();
         for (name, near, far) in [("proxy-1", one, other), ("proxy-2", other, one)] {
-            let way = Forwarder::start(near);
-            way.or_else_to(far);
             let mut file = cluster.proxy_file(name);
-            file.auth = way.address();
-            ways.push(way);
+            (file.auth_before, file.auth) = (vec![near], far);
             cluster.add_proxy(file);
         }
         wait_until("the proxies to be known", || cluster.known_proxies() == 2);
         let node = cluster.node_file("web-1");
         cluster.add_node(node);
+        let mut node = cluster.node_file("db-1");
+        node.way = Way::Auths(vec![other, one]);
+        cluster.add_node(node);
         cluster.add_user("alice", "access", "root,nobody");
         cluster.sign("alice", "1h");
-        let mut pair = Self { second, second_config, cluster, _ways: ways };
+        let mut pair = Self { second, second_config, cluster, auths: [one, other] };
         pair.wait_instance(1);
         pair.check_life(0);
         pair
@@ -149,9 +162,11 @@ impl Pair {
 
     /// Everything that a cluster is for, by one Auth Service alone.
     fn check_life(&mut self, survivor: usize) {
-        self.cluster.wait_reachable(0, "web-1");
-        self.cluster.wait_reachable(1, "web-1");
-        self.cluster.wait_listed("web-1", true);
+        for node in ["web-1", "db-1"] {
+            self.cluster.wait_reachable(0, node);
+            self.cluster.wait_reachable(1, node);
+            self.cluster.wait_listed(node, true);
+        }
         let identity = self.cluster.scene.path("bob.id");
         let admin = self.admin(survivor);
         let sign = ["auth", "sign", "--user", "alice", "--ttl", "1h", "--overwrite", "--out"];
@@ -160,6 +175,61 @@ impl Pair {
         wait_until("a new certificate to be of use", || {
             entered.clone().output().stdout_text().contains("entered")
         });
+    }
+
+    fn session(&self, proxy: usize) -> Running {
+        let way = self.cluster.way(&self.cluster.identity(), proxy);
+        let mut running = way.args(["ssh", "root@web-1", "echo begun; cat"]).start();
+        running.wait_for_stdout("begun");
+        running
+    }
+
+    /// Whoever comes at once after the other has died gets in at the first try: with what he has, by an invitation, and
+    /// by password and code.
+    fn check_people(&self, survivor: usize, round: usize) {
+        let identity = self.cluster.identity();
+        for (proxy, node) in [(0, "web-1"), (1, "web-1"), (0, "db-1"), (1, "db-1")] {
+            let way = self.cluster.way(&identity, proxy).args(["ssh", &format!("root@{node}"), "echo in"]);
+            way.output().succeeded().printed("in");
+        }
+        let name = format!("carol-{round}");
+        let added = ["users", "add", &name, "--roles", "access", "--logins", "root", "--format", "json"];
+        let invitation = Invitation::read(&self.admin(survivor).args(added).json());
+        let way = self.cluster.scene.way().env("WAY_HOME", self.cluster.scene.path(&format!("home-{name}")));
+        let [first, second] = [0, 1].map(|proxy| self.cluster.web(proxy).to_string());
+        let shown = ["invite", "show", &invitation.url, "--proxy", &first, "--format", "json"];
+        let shown = way.clone().args(shown).json();
+        let mut codes = OneTimeCodes::from_uri(shown["totp_uri"].as_str().unwrap());
+        let password = canary("password");
+        let accepted = ["invite", "accept", &invitation.url, "--proxy", &first, "--password-stdin", "--totp"];
+        let accepted = way.clone().args(accepted).arg(codes.next_code()).input(format!("{password}\n"));
+        let _accepted = accepted.output().succeeded();
+        let login = ["login", "--proxy", &second, "--user", &name, "--ca-pin", &self.cluster.pins.join(",")];
+        let login = way.clone().args(login).args(["--password-stdin", "--totp", &codes.next_code()]);
+        let _in = login.input(format!("{password}\n")).output().succeeded();
+        way.args(["ssh", "root@web-1", "echo in"]).output().succeeded().printed("in");
+    }
+
+    /// Agents and a proxy join with a token of the survivor, by a proxy and by the addresses of both, the dead one first.
+    fn check_joins(&mut self, survivor: usize, round: usize) {
+        let token = self.admin(survivor).args(["tokens", "add", "--type", "node,proxy", "--ttl", "10m"]);
+        let token = token.args(["--format", "json"]).json()["token"].as_str().unwrap().to_owned();
+        note_canary(token.rsplit('.').next().unwrap());
+        let auths = vec![self.auths[1 - survivor], self.auths[survivor]];
+        let by_proxy = Way::Proxy(self.cluster.web(round % 2));
+        for (way, kind) in [(by_proxy, "proxy"), (Way::Auths(auths.clone()), "auth")] {
+            let mut node = self.cluster.node_file(&format!("joined-{round}-by-{kind}"));
+            (node.way, node.token) = (way, token.clone());
+            self.cluster.add_node(node);
+        }
+        let mut proxy = self.cluster.proxy_file(&format!("proxy-joined-{round}"));
+        (proxy.auth_before, proxy.auth, proxy.token) = (vec![auths[0]], auths[1], token);
+        self.cluster.add_proxy(proxy);
+        for kind in ["proxy", "auth"] {
+            for proxy in [0, 1, self.cluster.proxies.len() - 1] {
+                self.cluster.wait_reachable(proxy, &format!("joined-{round}-by-{kind}"));
+            }
+        }
     }
 }
 
