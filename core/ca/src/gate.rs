@@ -9,6 +9,7 @@ use crate::snapshot::{
     DecodeSnapshotError, Delta, HEAD_BYTES_MAX, Head, SNAPSHOT_BYTES_MAX, SignedHead, Snapshot,
 };
 use crate::succession::{SignedSuccession, SuccessionError, follow};
+use crate::validity::CLOCK_SKEW;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use wayleave_resource::CaType;
@@ -50,7 +51,7 @@ pub struct GateState {
 pub struct SeenHead {
     /// The head.
     pub head: Head,
-    /// When it came, by this machine's clock.
+    /// When it came, by this machine's clock; or when Auth said it again, by a clock that was ahead before.
     pub received: Wall,
 }
 
@@ -58,6 +59,15 @@ impl SeenHead {
     /// When Auth said so, as far as this machine can tell: a head from the future counts from when it came.
     fn said(&self) -> Wall {
         self.head.time.min(self.received)
+    }
+
+    /// When Auth said the same again although `time` is not later: if a clock was ahead, Auth's or that of this machine,
+    /// and has been set right since. Otherwise heads of the right time would confirm nothing until it has come to what
+    /// the wrong clock showed.
+    fn said_again(&self, time: Wall, now: Wall) -> Option<Wall> {
+        let near = now.after(CLOCK_SKEW);
+        let was_ahead = self.received > now || self.head.time > near && time > self.said();
+        (was_ahead && time <= near).then_some(time.min(now))
     }
 }
 
@@ -198,15 +208,25 @@ impl SnapshotGate {
             }
             Some(seen) if head.digest != seen.head.digest => return Err(HeadRefusal::Forked(head.revision)),
             Some(seen) if head.time > seen.head.time => HeadOutcome::Confirmed,
-            Some(_) => return Ok(HeadOutcome::Older),
+            Some(seen) => match seen.said_again(head.time, now) {
+                Some(at) => {
+                    // The later time stays: what was signed under a clock that was ahead confirms once.
+                    self.see(SeenHead { head: seen.head.clone(), received: at });
+                    return Ok(HeadOutcome::Confirmed);
+                }
+                None => return Ok(HeadOutcome::Older),
+            },
         };
-        let seen = SeenHead { head, received: now };
+        self.see(SeenHead { head, received: now });
+        Ok(outcome)
+    }
+
+    fn see(&mut self, seen: SeenHead) {
         if let Some(current) = self.current.as_mut().filter(|current| current.revision == seen.head.revision)
         {
             current.confirmed = seen.said();
         }
         self.state.highest = Some(seen);
-        Ok(outcome)
     }
 
     /// A snapshot came. The keys of its policy authority are the trusted ones from now on.
@@ -419,6 +439,41 @@ mod tests {
         gate.handle_head(&head(&one, "k1", 1_000_000), &verify, at(100)).unwrap();
         gate.handle_snapshot(&one.encode()).unwrap();
         assert!(gate.is_stale(at(401)));
+    }
+
+    #[test]
+    fn a_clock_of_auth_that_was_ahead_is_forgiven_when_it_is_right_again() {
+        let mut gate = gate();
+        let one = snapshot(1, 1, &["k1"]);
+        let hear = |gate: &mut SnapshotGate, says, now| {
+            gate.handle_head(&head(&one, "k1", says), &verify, at(now)).unwrap()
+        };
+        hear(&mut gate, 100, 100);
+        gate.handle_snapshot(&one.encode()).unwrap();
+        assert_eq!(hear(&mut gate, 3_715, 115), HeadOutcome::Confirmed);
+        assert_eq!(hear(&mut gate, 130, 130), HeadOutcome::Confirmed);
+        assert_eq!(gate.age(at(131)), Some(Duration::from_secs(1)));
+        for replayed in [115, 130, 3_715] {
+            assert_eq!(hear(&mut gate, replayed, 140), HeadOutcome::Older);
+            assert_eq!(gate.age(at(140)), Some(Duration::from_secs(10)), "a replayed head confirms nothing");
+        }
+        // Auth may be a little ahead, and what counts then is when it was heard.
+        assert_eq!(hear(&mut gate, 160, 150), HeadOutcome::Confirmed);
+        assert_eq!(gate.age(at(150)), Some(Duration::ZERO));
+        let mut restarted = SnapshotGate::new(gate.state().clone());
+        restarted.handle_snapshot(&one.encode()).unwrap();
+        assert_eq!(restarted.age(at(160)), Some(Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_clock_of_ones_own_that_was_ahead_is_forgiven_when_it_is_right_again() {
+        let mut gate = gate();
+        let one = snapshot(1, 1, &["k1"]);
+        gate.handle_head(&head(&one, "k1", 3_700), &verify, at(3_700)).unwrap();
+        gate.handle_snapshot(&one.encode()).unwrap();
+        // Both clocks were ahead, and both are right from now on.
+        assert_eq!(gate.handle_head(&head(&one, "k1", 115), &verify, at(116)), Ok(HeadOutcome::Confirmed));
+        assert_eq!(gate.age(at(120)), Some(Duration::from_secs(5)));
     }
 
     #[test]
