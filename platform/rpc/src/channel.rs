@@ -1,11 +1,12 @@
 //! Channels that try several addresses and connect again by themselves.
 
+use crate::refusal::{Channel, Noting, Refusal};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Endpoint, Uri};
 use wayleave_net::{
     AddressBook, ConnectError, Severable, ToldError, connect_cluster, connect_tls_straight, connect_told,
     connect_told_straight,
@@ -34,16 +35,26 @@ pub const PEER_FRAME_BYTES_MAX: u32 = 64 * 1024;
 ///
 /// It never goes through a WebSocket or an HTTP proxy: see [`channel_through`].
 pub fn channel(address: HostPort, tls: Arc<ClientConfig>) -> Channel {
+    let refusal = Refusal::default();
+    let noted = refusal.clone();
     let connector = tower::service_fn(move |_: Uri| {
-        let (address, tls) = (address.clone(), tls.clone());
-        async move { connect_tls_straight(&address, tls).await.map(TokioIo::new).map_err(io::Error::other) }
+        let (address, tls, noted) = (address.clone(), tls.clone(), noted.clone());
+        async move {
+            noted.forget();
+            let stream = connect_tls_straight(&address, tls).await.map_err(io::Error::other)?;
+            Ok::<_, io::Error>(TokioIo::new(Noting::new(stream, noted)))
+        }
     });
-    endpoint().connect_with_connector_lazy(connector)
+    Channel::new(endpoint().connect_with_connector_lazy(connector), refusal)
 }
 
 /// As [`channel`], to a peer, at the address that it told the cluster: with windows and frames for the streams of users.
 /// Its connections, and all that runs over them, end when `severed` is requested.
-pub fn peer_channel(address: HostPort, tls: Arc<ClientConfig>, severed: Shutdown) -> Channel {
+pub fn peer_channel(
+    address: HostPort,
+    tls: Arc<ClientConfig>,
+    severed: Shutdown,
+) -> tonic::transport::Channel {
     let connector = tower::service_fn(move |_: Uri| {
         let (address, tls, severed) = (address.clone(), tls.clone(), severed.clone());
         async move {
@@ -65,9 +76,12 @@ pub fn peer_channel(address: HostPort, tls: Arc<ClientConfig>, severed: Shutdown
 /// it goes on inside a WebSocket, over a connection by `outer` (see
 /// [`public_client_config`](wayleave_keystore::public_client_config)).
 pub fn channel_through(addresses: AddressBook, tls: Arc<ClientConfig>, outer: Arc<ClientConfig>) -> Channel {
+    let refusal = Refusal::default();
+    let noted = refusal.clone();
     let connector = tower::service_fn(move |_: Uri| {
-        let (addresses, tls, outer) = (addresses.clone(), tls.clone(), outer.clone());
+        let (addresses, tls, outer, noted) = (addresses.clone(), tls.clone(), outer.clone(), noted.clone());
         async move {
+            noted.forget();
             let connect = |address: HostPort| {
                 let (tls, outer, is_configured) =
                     (tls.clone(), outer.clone(), addresses.is_configured(&address));
@@ -83,10 +97,11 @@ pub fn channel_through(addresses: AddressBook, tls: Arc<ClientConfig>, outer: Ar
                     })
                 }
             };
-            addresses.connect(connect).await.map(TokioIo::new).map_err(io::Error::other)
+            let stream = addresses.connect(connect).await.map_err(io::Error::other)?;
+            Ok::<_, io::Error>(TokioIo::new(Noting::new(stream, noted)))
         }
     });
-    endpoint().connect_with_connector_lazy(connector)
+    Channel::new(endpoint().connect_with_connector_lazy(connector), refusal)
 }
 
 fn endpoint() -> Endpoint {

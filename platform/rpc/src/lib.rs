@@ -4,6 +4,7 @@
 mod channel;
 mod incoming;
 mod public;
+mod refusal;
 
 pub use channel::{
     CALL_TIMEOUT, PEER_CONNECTION_WINDOW_BYTES, PEER_FRAME_BYTES_MAX, PEER_STREAM_WINDOW_BYTES, channel,
@@ -11,3 +12,4 @@ pub use channel::{
 };
 pub use incoming::{Caller, RpcStream};
 pub use public::{PublicPinsError, public_pins};
+pub use refusal::Channel;

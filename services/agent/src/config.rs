@@ -1,9 +1,9 @@
 //! What an agent needs to know at start.
 
 use std::time::Duration;
-use tonic::transport::Channel;
 use wayleave_keystore::{Credentials, PolicyKeeper, TrustStore};
 use wayleave_net::AddressBook;
+use wayleave_rpc::Channel;
 use wayleave_vocab::{HostId, HostPort};
 
 /// Configuration and identity of one agent.

@@ -9,14 +9,13 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 use wayleave_api::ALPN_AUTH;
 use wayleave_api::auth::admin_client::AdminClient;
 use wayleave_config::Config;
 use wayleave_keystore::{client_config, public_client_config};
 use wayleave_net::AddressBook;
-use wayleave_rpc::{CALL_TIMEOUT, channel_through};
+use wayleave_rpc::{CALL_TIMEOUT, Channel, channel_through};
 use wayleave_vocab::{HostPort, SystemRole};
 
 /// File of the local administrator's identity below `data_dir`; the Auth Service writes it.

@@ -8,12 +8,11 @@ use crate::failure::{Exit, Failure, chain};
 use crate::home::Home;
 use rustls::ClientConfig;
 use std::sync::Arc;
-use tonic::transport::Channel;
 use wayleave_api::ALPN_AUTH;
 use wayleave_api::auth::public_client::PublicClient;
 use wayleave_keystore::{Credentials, Pins, client_config, pinned_client_config, public_client_config};
 use wayleave_net::AddressBook;
-use wayleave_rpc::{PublicPinsError, channel_through, public_pins};
+use wayleave_rpc::{Channel, PublicPinsError, channel_through, public_pins};
 use wayleave_vocab::{HostPort, SystemRole};
 
 /// The Auth API for strangers, through `proxy`.

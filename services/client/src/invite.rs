@@ -126,7 +126,7 @@ pub(crate) async fn invite(command: InviteCommand, global: &GlobalArgs) -> Resul
     }
 }
 
-type Api = wayleave_api::auth::public_client::PublicClient<tonic::transport::Channel>;
+type Api = wayleave_api::auth::public_client::PublicClient<wayleave_rpc::Channel>;
 
 async fn begin(api: &mut Api, token: &str) -> Result<Asked, Failure> {
     let request = BeginInviteRequest { invite_token: token.to_owned() };

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use tonic::transport::Channel;
 use wayleave_api::auth::host_client::HostClient;
 use wayleave_api::auth::{AuditRecord, EmitEventsRequest};
 use wayleave_audit::{Envelope, Event, Origin};
 use wayleave_journal::{Journal, JournalError};
+use wayleave_rpc::Channel;
 use wayleave_runtime::{Shutdown, random_bytes, random_u64};
 use wayleave_vocab::{ClusterName, HostId, Wall};
 

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 use wayleave_api::auth::host_client::HostClient;
 use wayleave_api::auth::public_client::PublicClient;
@@ -19,7 +18,7 @@ use wayleave_keystore::{
     public_client_config,
 };
 use wayleave_net::AddressBook;
-use wayleave_rpc::{CALL_TIMEOUT, PublicPinsError, channel_through, public_pins};
+use wayleave_rpc::{CALL_TIMEOUT, Channel, PublicPinsError, channel_through, public_pins};
 use wayleave_runtime::{Clock, random_bytes};
 use wayleave_ssh::{Certificate, Credential, KeyPair};
 use wayleave_vocab::{ClusterName, HostId, NodeName, Secret, SystemRole, Wall};

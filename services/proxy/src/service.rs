@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tonic::Status;
-use tonic::transport::Channel;
 use wayleave_api::auth::host_client::HostClient;
 use wayleave_api::auth::{BeginIncarnationRequest, ProxyRecord, RegisterRequest};
 use wayleave_api::{ALPN_DIAL, ALPN_FORWARD, ALPN_TUNNEL};
@@ -31,7 +30,7 @@ use wayleave_keystore::{
 use wayleave_net::{
     Admission, BindError, Dialer, Entry, Hosting, PublishEntry, Slots, Turnstile, accept_loop, bind,
 };
-use wayleave_rpc::CALL_TIMEOUT;
+use wayleave_rpc::{CALL_TIMEOUT, Channel};
 use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup, random_u64};
 use wayleave_telemetry::{Diagnostics, Tracer};
 use wayleave_vocab::{HostId, HostPort, Incarnation, Mono, SystemRole};

@@ -3,7 +3,6 @@
 use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 use wayleave_adapter_ssh::{
     Challenge, PublicationAuthority, PublicationError, PublishWish, Published, SignWish,
@@ -12,6 +11,7 @@ use wayleave_api::auth::host_client::HostClient;
 use wayleave_api::auth::{
     BeginOpensshLoginRequest, PublishRequest, SignOpensshLoginRequest, WithdrawRequest,
 };
+use wayleave_rpc::Channel;
 use wayleave_ssh::Certificate;
 use wayleave_vocab::{HostId, Labels, NodeName, SessionId};
 

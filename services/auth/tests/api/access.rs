@@ -5,11 +5,11 @@ use http::uri::PathAndQuery;
 use prost::bytes::{Buf, BufMut, Bytes};
 use std::time::Duration;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 use wayleave_identity::{Principal, UserPrincipal};
 use wayleave_keystore::X509Authority;
 use wayleave_keystore::X509Request;
+use wayleave_rpc::Channel;
 use wayleave_runtime::{Clock, random_bytes};
 use wayleave_vocab::{ClusterName, UserName};
 
@@ -55,7 +55,7 @@ impl Decoder for Raw {
 async fn call(channel: &Channel, method: &str) -> Code {
     let mut client = tonic::client::Grpc::new(channel.clone());
     if let Err(error) = client.ready().await {
-        return Status::from_error(Box::new(error)).code();
+        return Status::from_error(error).code();
     }
     let path = PathAndQuery::try_from(method).unwrap();
     let stream = tokio_stream::iter([Bytes::new()]);

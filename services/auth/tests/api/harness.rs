@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 use wayleave_api::ALPN_AUTH;
 use wayleave_api::auth::admin_client::AdminClient;
@@ -21,6 +20,7 @@ use wayleave_keystore::{
     Credentials, Pins, TlsKey, TrustStore, client_config, pinned_client_config, read_private,
 };
 use wayleave_resource::Resource;
+use wayleave_rpc::Channel;
 use wayleave_runtime::{Clock, ManualClock, Shutdown, SystemClock, TaskGroup, random_bytes};
 use wayleave_ssh::KeyPair;
 use wayleave_store::{Backend, HistoryLimits, MemoryBackend};

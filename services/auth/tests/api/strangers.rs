@@ -37,6 +37,9 @@ async fn n_strangers_are_limited_by_address() {
     public.ping(PingRequest {}).await.unwrap();
 }
 
+/// The type of record that says why.
+const ALERT: u8 = 21;
+
 /// What each kind of broken peer sends before it falls silent.
 const BROKEN: [&[u8]; 5] =
     [b"", b"\x16\x03\x01\x00\xff\x01\x00", b"GET / HTTP/1.1\r\n\r\n", b"SSH-2.0-x\r\n", &[0xff; 64]];
@@ -52,6 +55,19 @@ async fn a_silent_and_broken_peers_delay_nobody() {
     }
     cluster.public().ping(PingRequest {}).await.unwrap();
     cluster.admin().get_status(GetStatusRequest {}).await.unwrap();
+}
+
+/// Who is refused can read the alert, also when he has sent more than was read.
+#[tokio::test]
+async fn a_refusal_is_no_reset() {
+    let cluster = Cluster::start().await;
+    for sent in [b"GET / HTTP/1.1\r\n\r\n".repeat(4000), vec![0xff; 64 * 1024]] {
+        let mut stream = TcpStream::connect(cluster.address).await.unwrap();
+        stream.write_all(&sent).await.unwrap();
+        let mut heard = Vec::new();
+        within(stream.read_to_end(&mut heard)).await.expect("no reset");
+        assert_eq!(heard.first(), Some(&ALERT), "{heard:?}");
+    }
 }
 
 #[tokio::test]
