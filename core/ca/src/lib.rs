@@ -33,6 +33,7 @@ pub use template::{
 };
 pub use validity::{
     CERTIFICATE_TTL_MAX, CERTIFICATE_TTL_MIN, CLOCK_SKEW, DEFAULT_CERTIFICATE_TTL, Validity, certificate_ttl,
+    is_renewal_due,
 };
 pub use wayleave_resource::{CaKeys, CaType, CertAuthority, CertAuthoritySpec, RotationPhase};
 pub use withdrawal::Withdrawal;

@@ -37,6 +37,12 @@ impl Validity {
     }
 }
 
+/// Whether something is to be issued again that was issued at `issued`: after so much of its life, or when that is still to
+/// come, because the clock was ahead then: it is not valid yet.
+pub fn is_renewal_due(issued: Wall, after: Duration, now: Wall) -> bool {
+    now.since(issued) >= after || issued.since(now) > CLOCK_SKEW
+}
+
 /// The life of a user's certificate: what was asked for (or the cluster's default), capped by the roles, capped by 30 h.
 pub fn certificate_ttl(requested: Option<Ttl>, role_max: Option<Ttl>, default: Ttl) -> Duration {
     let wanted = requested.unwrap_or(default).0.max(CERTIFICATE_TTL_MIN);
@@ -62,6 +68,16 @@ mod tests {
         check(Some(20), Some(30), 12, 20);
         check(Some(100), Some(50), 12, 30);
         check(None, None, 100, 30);
+    }
+
+    #[test]
+    fn what_was_issued_by_a_clock_that_was_ahead_is_issued_again() {
+        let (issued, after) = (Wall::from_secs(10_000), Duration::from_secs(600));
+        for (now, expected) in
+            [(10_000, false), (10_599, false), (10_600, true), (9_940, false), (9_939, true)]
+        {
+            assert_eq!(is_renewal_due(issued, after, Wall::from_secs(now)), expected, "{now}");
+        }
     }
 
     #[test]

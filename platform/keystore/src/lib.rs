@@ -30,5 +30,8 @@ pub use tls::{
     ClientAuth, ServerName, TlsConfigError, client_config, pinned_client_config, public_client_config,
     server_config,
 };
-pub use trust::{Audience, IdentifyError, Pins, TrustStore, pin_of_certificate, principal_from_certificate};
+pub use trust::{
+    Audience, IdentifyError, Pins, TrustStore, certificate_begins, pin_of_certificate,
+    principal_from_certificate,
+};
 pub use web::{PemPair, WebCertificates, WebCertificatesError, web_server_config};

@@ -188,6 +188,12 @@ fn read_certificate(der: &[u8]) -> Result<(Principal, Wall), IdentifyError> {
     Ok((principal, Wall::from_secs(not_after)))
 }
 
+/// The first moment at which a certificate (DER) is good.
+pub fn certificate_begins(der: &[u8]) -> Option<Wall> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    u64::try_from(certificate.validity().not_before.timestamp()).ok().map(Wall::from_secs)
+}
+
 /// `sha256:<hex>` over the SubjectPublicKeyInfo of a certificate (DER).
 pub fn pin_of_certificate(der: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;

@@ -13,6 +13,8 @@ pub enum ClockComplaint {
     NotYetValid,
     /// The certificate presented here has expired or is not valid yet, by the other side's clock.
     RefusedThere,
+    /// The certificate that Auth issued is not valid yet, by the clock here.
+    IssuedAhead,
 }
 
 impl fmt::Display for ClockComplaint {
@@ -24,6 +26,9 @@ impl fmt::Display for ClockComplaint {
             }
             Self::RefusedThere => {
                 "the certificate of this process is out of date by the clock of the other side"
+            }
+            Self::IssuedAhead => {
+                "the certificate that the Auth Service issued is not valid yet by the clock of this machine"
             }
         })
     }

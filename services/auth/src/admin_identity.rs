@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use wayleave_api::auth::PublicKeys;
+use wayleave_ca::is_renewal_due;
 use wayleave_identity::UserPrincipal;
 use wayleave_keystore::{CredentialsError, TlsKey, write_private};
 use wayleave_runtime::{Shutdown, random_bytes};
@@ -140,7 +141,7 @@ pub(crate) async fn run(core: Arc<AuthCore>, auth_address: String, shutdown: Shu
             () = tokio::time::sleep(REVIEW_INTERVAL) => false,
         };
         let now = core.clock.wall();
-        if !has_rotated && now.since(written) < core.config.lifetimes.local_admin / 3 {
+        if !has_rotated && !is_renewal_due(written, core.config.lifetimes.local_admin / 3, now) {
             continue;
         }
         match core.write_admin_identity(&auth_address) {

@@ -35,6 +35,7 @@ use wayleave_api::auth::admin_server::AdminServer;
 use wayleave_api::auth::host_server::HostServer;
 use wayleave_api::auth::public_server::PublicServer;
 use wayleave_audit::EventBudgets;
+use wayleave_ca::is_renewal_due;
 use wayleave_identity::HostPrincipal;
 use wayleave_keystore::{Credentials, CredentialsError, TlsConfigError, TlsKey, TrustStore};
 use wayleave_net::{BindError, bind};
@@ -270,7 +271,7 @@ async fn renew(core: Arc<AuthCore>, credentials: Credentials, trust: TrustStore,
         if has_rotated {
             let authorities = &core.authorities;
             trust.replace(authorities.cluster(), &authorities.host_ca_pem(), &authorities.user_ca_pem());
-        } else if now.since(issued) < core.config.lifetimes.host / 2 {
+        } else if !is_renewal_due(issued, core.config.lifetimes.host / 2, now) {
             continue;
         }
         match core.present(&credentials) {

@@ -14,10 +14,10 @@ use wayleave_api::auth::{JoinRequest, JoinResponse, PolicySnapshot, PublicKeys, 
 use wayleave_api::{ALPN_AUTH, auth};
 use wayleave_ca::{CaType, SignerFor, Snapshot, is_issued_by_signer};
 use wayleave_keystore::{
-    Credentials, IdentityDir, Pins, TlsKey, TrustStore, client_config, pinned_client_config,
-    public_client_config,
+    Credentials, IdentityDir, Pins, TlsKey, TrustStore, certificate_begins, client_config,
+    pinned_client_config, public_client_config,
 };
-use wayleave_net::AddressBook;
+use wayleave_net::{AddressBook, ClockComplaint};
 use wayleave_rpc::{CALL_TIMEOUT, Channel, PublicPinsError, channel_through, public_pins};
 use wayleave_runtime::{Clock, random_bytes};
 use wayleave_ssh::{Certificate, Credential, KeyPair};
@@ -186,6 +186,10 @@ impl Instance {
         let mut auth = HostClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
         let answer = answered(auth.renew(request)).await?;
         let (stored, _) = keys.with_answer(answer, now)?;
+        // Nobody would take them, and Auth neither once its clock is right: those in use are better.
+        if begins(&stored).is_none_or(|begins| begins > now) {
+            return Err(InstanceError::Clock(ClockComplaint::IssuedAhead));
+        }
         self.directory.write(FILE, &stored).map_err(InstanceError::Directory)?;
         self.present(&stored)?;
         *self.lock_stored() = stored;
@@ -407,6 +411,13 @@ impl NewKeys {
         };
         Ok((stored, trust.snapshot))
     }
+}
+
+/// From when the certificates hold.
+fn begins(stored: &StoredIdentity) -> Option<Wall> {
+    let first = stored.certificates.first()?;
+    let key = Secret::new(first.tls_key_pem.clone());
+    certificate_begins(&Credentials::from_pem(&first.tls_chain_pem, &key).ok()?.leaf()?)
 }
 
 fn ssh_identity(stored: &StoredCertificate) -> Result<Credential, InstanceError> {
