@@ -184,10 +184,10 @@ fn tls_reason(error: &ConnectError, text: &str) -> Option<rustls::Error> {
 fn from_tls(address: &str, reason: &rustls::Error) -> Failure {
     use rustls::{AlertDescription as Alert, CertificateError, Error as Tls};
     let expired = || {
-        Failure::new(Exit::Expired, format!("{address} refused the certificate: it has expired")).hint(
+        Failure::new(Exit::Expired, format!("{address} refused the certificate: it has expired")).hint(format!(
             "log in again with `way login`, or ask for a new identity file; if it is new, the clock of this \
-                 machine or of the proxy is wrong",
-        )
+                 machine or of {address} is wrong"
+        ))
     };
     match reason {
         Tls::AlertReceived(Alert::CertificateExpired) => expired(),
