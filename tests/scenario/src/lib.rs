@@ -31,6 +31,7 @@ mod ssh;
 mod terminal;
 mod tls_client;
 mod wait;
+mod wall_clock;
 
 pub use binary::{way, wayleave};
 pub use canary::{canary, is_canary_in, note_canary};
@@ -57,3 +58,4 @@ pub use ssh::Ssh;
 pub use terminal::Terminal;
 pub use tls_client::{TlsClient, is_timeout, tls_connect, tls_over, web_ping};
 pub use wait::{PATIENCE, wait_for, wait_until, wait_until_within};
+pub use wall_clock::{WallClock, skewed};

@@ -3,8 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::path::{Path, PathBuf};
-use wayleave_scenario::{Checks, Cluster, Daemon, Program, check_all, wait_until};
+use std::path::Path;
+use wayleave_scenario::{Checks, Cluster, Daemon, check_all, skewed, wait_until};
 
 /// Within what certificates are backdated for.
 const LITTLE: [&str; 2] = ["+40s", "-40s"];
@@ -26,23 +26,6 @@ fn clocks() {
         d_an_agent_with_a_wrong_clock_is_told,
     );
     checks.end();
-}
-
-/// The library that makes programs see another time, from the package `faketime`.
-fn library() -> PathBuf {
-    let roots = std::fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path());
-    let places = roots.map(|root| root.join("faketime/libfaketimeMT.so.1"));
-    places.into_iter().find(|path| path.exists()).unwrap()
-}
-
-/// The program with a wall clock that is wrong; other clocks go on as they are.
-fn skewed(program: &Program, by: &str) -> Program {
-    program
-        .clone()
-        .env("LD_PRELOAD", library())
-        .env("FAKETIME", by)
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        .env("NO_FAKE_STAT", "1")
 }
 
 /// Starts what a configuration file says with a wrong clock.
