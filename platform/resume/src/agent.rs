@@ -21,7 +21,8 @@ use wayleave_keystore::{Audience, Credentials, TrustStore};
 use wayleave_net::{Admission, BoxStream, Lobby, ResumptionEvent, Slots};
 use wayleave_resume::{Attachments, Budget, End, Role, Stream};
 use wayleave_resume_wire::exchange::{
-    Attempt, Ephemeral, StreamSecret, agent_statement, client_statement, proof_statement,
+    Asked, Attempt, Ephemeral, StreamSecret, agent_statement, client_statement, proof_statement,
+    refusal_statement,
 };
 use wayleave_resume_wire::{
     AgentHello, Attached, Challenge, ClientHello, Frame, Refusal, Refused, Signed, StreamId,
@@ -205,7 +206,7 @@ impl Resumptions {
         let address = client_address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
         let Some(admission) = self.lobby.admit(address, Instant::now()) else {
             let text = "too many sessions are being resumed on this node: try again";
-            return refuse(pending, Denied::new(Refusal::Busy, text)).await;
+            return self.refuse(pending, Denied::new(Refusal::Busy, text), None).await;
         };
         let _ = admission.evicted().until(self.reattach_admitted(pending, client_address, &admission)).await;
     }
@@ -216,21 +217,23 @@ impl Resumptions {
         client_address: Option<SocketAddr>,
         admission: &Admission,
     ) {
-        let found = match pending.read().await {
-            Ok(Frame::Reattach(reattach)) => {
-                lock(&self.streams).get(&reattach.stream).cloned().map(|shared| (shared, reattach))
-            }
-            Ok(_) => None,
+        let gone = |text: &str| Denied::new(Refusal::Unknown, text);
+        let reattach = match pending.read().await {
+            Ok(Frame::Reattach(reattach)) => reattach,
+            Ok(_) => return self.refuse(pending, gone("nobody was asked for"), None).await,
             Err(error) => return tracing::debug!(%error, "a connection for a resumption said nothing"),
         };
-        let Some((shared, reattach)) = found else {
-            let text = "the session is not there any more: it ended, or the agent was started anew";
-            return refuse(pending, Denied::new(Refusal::Unknown, text)).await;
+        let shared = lock(&self.streams).get(&reattach.stream).cloned();
+        let Some(shared) = shared else {
+            let denied = gone("the session is not there any more: it ended, or the agent was started anew");
+            let asked = Asked { reattach: &reattach, proved: None };
+            return self.refuse(pending, denied, Some(&asked)).await;
         };
         let number = shared.lock().attachments.handle_challenge();
-        let attempt = Attempt::new(&reattach, random_bytes());
+        let challenge = Challenge { nonce: random_bytes() };
+        let attempt = Attempt::new(&reattach, challenge.nonce);
         let proved = async {
-            pending.write(&Frame::Challenge(Challenge { nonce: attempt.agent_nonce })).await?;
+            pending.write(&Frame::Challenge(challenge)).await?;
             match pending.read().await? {
                 Frame::Proof(proof) => Ok(proof),
                 _ => Err(FrameError::Unexpected),
@@ -247,17 +250,31 @@ impl Resumptions {
             }
             Err(denied) => Err(denied),
         };
-        match judged.and_then(|()| shared.attach(number, &attempt, &mut pending)) {
-            Ok(()) => {}
-            Err(denied) => {
-                if let Some((user, reason)) = &denied.reason {
-                    tracing::info!(reason, "somebody was refused a stream that he wanted back");
-                    let (user, reason) = (user.clone(), reason.clone());
-                    let _ = shared.events.try_send(ResumptionEvent::Refused { user, client_address, reason });
-                }
-                refuse(pending, denied).await;
+        if let Err(denied) = judged.and_then(|()| shared.attach(number, &attempt, &mut pending)) {
+            if let Some((user, reason)) = &denied.reason {
+                tracing::info!(reason, "somebody was refused a stream that he wanted back");
+                let (user, reason) = (user.clone(), reason.clone());
+                let _ = shared.events.try_send(ResumptionEvent::Refused { user, client_address, reason });
             }
+            let asked = Asked { reattach: &reattach, proved: Some((&challenge, &proof)) };
+            self.refuse(pending, denied, Some(&asked)).await;
         }
+    }
+
+    /// Says no, and signs for it where it is known what was asked: the client believes nobody else.
+    async fn refuse(&self, mut pending: Pending, denied: Denied, asked: Option<&Asked<'_>>) {
+        let refused = Refused::new(denied.refusal, &denied.text);
+        let signed = asked.and_then(|asked| {
+            sign(&self.config.credentials, |own| refusal_statement(asked, &refused, own))
+                .inspect_err(|error| tracing::warn!(%error, "a refusal cannot be signed"))
+                .ok()
+        });
+        // Whoever does not read it will find out.
+        let _ = pending.write(&Frame::Refused(refused)).await;
+        if let Some(signed) = signed {
+            let _ = pending.write(&Frame::Refuser(signed)).await;
+        }
+        let _ = timeout(ANSWER_TIMEOUT, tokio::io::AsyncWriteExt::shutdown(&mut pending.connection)).await;
     }
 
     /// Who it is, if he knows the secret and is the stream's user.
@@ -363,13 +380,6 @@ impl Resumptions {
             }
         }
     }
-}
-
-async fn refuse(mut pending: Pending, denied: Denied) {
-    let refused = Refused { refusal: denied.refusal, text: denied.text };
-    // Whoever does not read it will find out.
-    let _ = pending.write(&Frame::Refused(refused)).await;
-    let _ = timeout(ANSWER_TIMEOUT, tokio::io::AsyncWriteExt::shutdown(&mut pending.connection)).await;
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -15,9 +15,12 @@ use wayleave_keystore::{Audience, Credentials, SignError, StatementError, TrustS
 use wayleave_net::BoxStream;
 use wayleave_resume::{Budget, End, Role, Stream};
 use wayleave_resume_wire::exchange::{
-    Attempt, Ephemeral, StreamSecret, agent_statement, client_statement, proof_statement,
+    Asked, Attempt, Ephemeral, StreamSecret, agent_statement, client_statement, proof_statement,
+    refusal_statement,
 };
-use wayleave_resume_wire::{AgentHello, ClientHello, Frame, Proof, Reattach, Refusal, Signed, StreamId};
+use wayleave_resume_wire::{
+    AgentHello, ClientHello, Frame, Proof, Reattach, Refusal, Refused, Signed, StreamId,
+};
 use wayleave_runtime::{Clock, SystemClock, random_bytes, random_u64};
 use wayleave_vocab::{HostId, SystemRole};
 
@@ -33,29 +36,41 @@ const RETRY_MAX: Duration = Duration::from_secs(3);
 
 /// Makes connections to an agent, and hears how it goes.
 pub trait Redial: Send + Sync + 'static {
-    /// Connects to the agent through any proxy, with a dial request that asks for a reattachment; gives what the user
-    /// presents now as well.
-    /// `proxies` are the addresses that the agent named.
-    fn redial<'a>(
-        &'a self,
-        agent: HostId,
-        proxies: &'a [String],
-    ) -> BoxFuture<'a, Result<(BoxStream, Credentials), RedialError>>;
+    /// Connects to the agent through any proxy, with a dial request that asks for a reattachment.
+    ///
+    /// Nothing that a proxy says ends the stream: an error is one try that failed.
+    fn redial<'a>(&'a self, to: RedialTo<'a>) -> BoxFuture<'a, Result<Redialled, RedialError>>;
 
     /// Something that a person may want to know.
     fn tell(&self, news: &News);
 }
 
-/// Why there is no connection.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RedialError {
-    /// Another try may do it.
-    #[error("{0}")]
-    Again(String),
-    /// No other try will.
-    #[error("{0}")]
-    Final(String),
+/// Where to.
+#[derive(Debug, Clone, Copy)]
+pub struct RedialTo<'a> {
+    /// The agent.
+    pub agent: HostId,
+    /// Addresses of proxies that the agent named.
+    pub proxies: &'a [String],
+    /// Addresses of proxies through which the stream was not given back, the latest last: to be tried after all others,
+    /// in this order.
+    pub tried: &'a [String],
 }
+
+/// A connection to the agent.
+pub struct Redialled {
+    /// What the agent's answer will come by.
+    pub connection: BoxStream,
+    /// What the user presents now.
+    pub credentials: Credentials,
+    /// The address of the proxy that it runs through.
+    pub proxy: String,
+}
+
+/// Why there is no connection. Another try may do it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct RedialError(pub String);
 
 /// How it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,7 +214,7 @@ impl ClientStream {
             Phase::Resumable(known) => {
                 tracing::debug!(reason, "the connection was lost: making another");
                 let received = self.link.machine.received();
-                let trying = reattach(self.redial.clone(), known.clone(), received);
+                let trying = reattach(self.redial.clone(), self.agent.clone(), known.clone(), received);
                 Phase::Reattaching(known, Box::pin(trying))
             }
             Phase::Greeting(_) | Phase::Plain => Phase::Failed(format!("the connection was lost: {reason}")),
@@ -276,17 +291,19 @@ pub(crate) fn sign(
     Ok(Signed { certificate: signed.certificate, signature: signed.signature })
 }
 
-/// Tries until it is attached, or will never be. Whoever polls it gives up when the stream's time is over.
+/// Tries until it is attached, or the agent refuses for good. Whoever polls it gives up when the stream's time is over.
 async fn reattach(
     redial: Arc<dyn Redial>,
+    agent: Agent,
     known: Arc<Resumable>,
     received: u64,
 ) -> Result<Reattached, String> {
     let tell_at = Instant::now() + MOMENT;
     let mut is_told = false;
     let mut pause = RETRY_MIN;
+    let mut tried: Vec<String> = Vec::new();
     loop {
-        let mut trying = Box::pin(attempt(&*redial, &known, received));
+        let mut trying = Box::pin(attempt(&*redial, &agent, &known, &mut tried, received));
         let result = loop {
             tokio::select! {
                 result = &mut trying => break result,
@@ -296,6 +313,7 @@ async fn reattach(
                 }
             }
         };
+        drop(trying);
         match result {
             Ok(reattached) => {
                 if is_told {
@@ -303,8 +321,8 @@ async fn reattach(
                 }
                 return Ok(reattached);
             }
-            Err(RedialError::Final(reason)) => return Err(reason),
-            Err(RedialError::Again(reason)) => tracing::debug!(reason, "not connected yet"),
+            Err(AttemptError::Refused(reason)) => return Err(reason),
+            Err(AttemptError::Again(reason)) => tracing::debug!(reason, "not connected yet"),
         }
         // Decorrelated: whoever lost the same proxy does not come back at the same time.
         let spread = u64::try_from((pause * 3).saturating_sub(RETRY_MIN).as_millis()).unwrap_or(0).max(1);
@@ -313,21 +331,42 @@ async fn reattach(
     }
 }
 
-async fn attempt(redial: &dyn Redial, known: &Resumable, received: u64) -> Result<Reattached, RedialError> {
-    let (connection, credentials) = redial.redial(known.agent, &known.proxies).await?;
+/// Why one try gave nothing.
+enum AttemptError {
+    /// It may have been the proxy.
+    Again(String),
+    /// The agent itself says that no try will.
+    Refused(String),
+}
+
+async fn attempt(
+    redial: &dyn Redial,
+    agent: &Agent,
+    known: &Resumable,
+    tried: &mut Vec<String>,
+    received: u64,
+) -> Result<Reattached, AttemptError> {
+    let to = RedialTo { agent: known.agent, proxies: &known.proxies, tried };
+    let redialled = redial.redial(to).await.map_err(|error| AttemptError::Again(error.0))?;
+    let Redialled { connection, credentials, proxy } = redialled;
+    tried.retain(|other| *other != proxy);
+    tried.push(proxy);
     let mut pending = Pending::new(connection);
-    let again = |error: FrameError| RedialError::Again(error.to_string());
+    let again = |error: FrameError| AttemptError::Again(error.to_string());
     let reattach = Reattach { stream: known.stream, nonce: random_bytes(), received };
     pending.write(&Frame::Reattach(reattach)).await.map_err(again)?;
     let challenge = match pending.read().await.map_err(again)? {
         Frame::Challenge(challenge) => challenge,
-        other => return Err(refused(other)),
+        other => {
+            let asked = Asked { reattach: &reattach, proved: None };
+            return Err(refused(pending, other, agent, known.agent, &asked).await);
+        }
     };
     let attempt = Attempt::new(&reattach, challenge.nonce);
     let signed = sign(&credentials, |certificate| proof_statement(&attempt, certificate))
-        .map_err(|error| RedialError::Final(error.to_string()))?;
+        .map_err(|error| AttemptError::Again(error.to_string()))?;
     let proof = Proof { mac: known.secret.client_mac(&attempt), signed };
-    pending.write(&Frame::Proof(proof)).await.map_err(again)?;
+    pending.write(&Frame::Proof(proof.clone())).await.map_err(again)?;
     match pending.read().await.map_err(again)? {
         Frame::Attached(attached)
             if known.secret.is_agent_mac(&attached.mac, &attempt, attached.received) =>
@@ -335,20 +374,54 @@ async fn attempt(redial: &dyn Redial, known: &Resumable, received: u64) -> Resul
             Ok(Reattached { pending, agent_received: attached.received })
         }
         Frame::Attached(_) => {
-            Err(RedialError::Again("what answers does not know the stream's secret".into()))
+            Err(AttemptError::Again("what answers does not know the stream's secret".into()))
         }
-        other => Err(refused(other)),
+        other => {
+            let asked = Asked { reattach: &reattach, proved: Some((&challenge, &proof)) };
+            Err(refused(pending, other, agent, known.agent, &asked).await)
+        }
     }
 }
 
-fn refused(frame: Frame) -> RedialError {
-    match frame {
-        Frame::Refused(refused) => match refused.refusal {
-            Refusal::Busy => RedialError::Again(refused.text),
-            Refusal::Unknown | Refusal::Denied | Refusal::Superseded => RedialError::Final(refused.text),
-        },
-        _ => RedialError::Again(FrameError::Unexpected.to_string()),
+/// What an answer other than the one that was hoped for means.
+async fn refused(
+    mut pending: Pending,
+    answer: Frame,
+    agent: &Agent,
+    host_id: HostId,
+    asked: &Asked<'_>,
+) -> AttemptError {
+    let Frame::Refused(refused) = answer else {
+        return AttemptError::Again(FrameError::Unexpected.to_string());
+    };
+    match refused.refusal {
+        Refusal::Busy => return AttemptError::Again(refused.text),
+        Refusal::Unknown | Refusal::Denied | Refusal::Superseded => {}
     }
+    match pending.read().await {
+        Ok(Frame::Refuser(signed)) if is_refusal_of(agent, host_id, asked, &refused, &signed) => {
+            AttemptError::Refused(refused.text)
+        }
+        Ok(_) | Err(_) => {
+            AttemptError::Again(format!("refused, and not by the agent's signature: {}", refused.text))
+        }
+    }
+}
+
+fn is_refusal_of(
+    agent: &Agent,
+    host_id: HostId,
+    asked: &Asked<'_>,
+    refused: &Refused,
+    signed: &Signed,
+) -> bool {
+    let Signed { certificate, signature } = signed;
+    let statement = refusal_statement(asked, refused, certificate);
+    let now = SystemClock::new().wall();
+    agent
+        .trust
+        .verify_statement(certificate, signature, &statement, Audience::Server, now)
+        .is_ok_and(|who| who.as_host_with(agent.role).is_some_and(|host| host.host_id == host_id))
 }
 
 impl AsyncRead for ClientStream {

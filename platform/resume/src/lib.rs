@@ -14,5 +14,5 @@ mod pending;
 mod wakers;
 
 pub use agent::{AgentStream, Begun, MaxDetached, Resumptions, ResumptionsConfig};
-pub use client::{Agent, ClientStream, News, Redial, RedialError};
+pub use client::{Agent, ClientStream, News, Redial, RedialError, RedialTo, Redialled};
 pub use wayleave_resume::Budget;

@@ -78,12 +78,22 @@ pub(crate) struct Proxies {
     pub(crate) own: Vec<HostPort>,
     /// By what the agent said.
     pub(crate) told: Vec<HostPort>,
+    /// Those of them that come after all others, in this order.
+    pub(crate) tried: Vec<HostPort>,
 }
 
 impl Proxies {
     /// Those that are used.
     pub(crate) fn of(access: &Access) -> Result<Self, Failure> {
-        Ok(Self { own: access.require_proxies()?.to_vec(), told: Vec::new() })
+        Ok(Self { own: access.require_proxies()?.to_vec(), told: Vec::new(), tried: Vec::new() })
+    }
+
+    fn in_order(&self) -> Vec<HostPort> {
+        let (mut last, mut first): (Vec<HostPort>, Vec<HostPort>) =
+            self.own.iter().chain(&self.told).cloned().partition(|proxy| self.tried.contains(proxy));
+        last.sort_by_key(|proxy| self.tried.iter().position(|tried| tried == proxy));
+        first.append(&mut last);
+        first
     }
 }
 
@@ -92,6 +102,8 @@ pub(crate) struct Dialled {
     pub(crate) stream: NodeStream,
     /// `None` when the agent knows no such streams: bare bytes follow.
     pub(crate) resume: Option<Resume>,
+    /// The proxy that it runs through.
+    pub(crate) proxy: HostPort,
 }
 
 /// Opens a stream to a node through one of the proxies, tried in turn.
@@ -137,7 +149,7 @@ async fn dial_traced(
     .map_err(Failure::doing("cannot set up TLS"))?;
     let outer =
         public_client_config(Some(&access.identity.trust())).map_err(Failure::doing("cannot set up TLS"))?;
-    let mut left: Vec<HostPort> = proxies.own.iter().chain(&proxies.told).cloned().collect();
+    let mut left = proxies.in_order();
     let mut tries = 0..;
     loop {
         let mut connecting = span.connect(tries.next().unwrap_or_default());
@@ -146,7 +158,7 @@ async fn dial_traced(
             connected.inspect_err(|failure| connecting.fail(|| failure.exit.for_spans()))?;
         drop(connecting);
         match ask(&proxy, stream, target, resume, span.trace).await {
-            Ok(stream) => return Ok(Dialled { stream, resume }),
+            Ok(stream) => return Ok(Dialled { stream, resume, proxy }),
             Err(Attempt::Plainly(failure)) => {
                 tracing::warn!(%proxy, reason = %failure.message, "streams of this node cannot be resumed: going on without");
                 resume = None;
@@ -219,15 +231,13 @@ async fn ask(
     write_message(&mut stream, &request).await.map_err(|e| Attempt::Next(e.into()))?;
     match read_message(&mut stream, DIAL_TIMEOUT).await.map_err(|e| Attempt::Next(e.into()))? {
         DialResponse::Established { .. } => Ok(stream),
+        // The agent may be on its way to another proxy; and what one proxy says ends no stream.
+        DialResponse::Refused { refusal } if resume == Some(Resume::Reattach) => {
+            Err(Attempt::Next(refusal.into()))
+        }
         DialResponse::Refused { refusal } => Err(match &refusal {
             DialRefusal::Unavailable { .. } | DialRefusal::NotHere { .. } => Attempt::Next(refusal.into()),
             DialRefusal::Invalid { .. } if resume == Some(Resume::New) => Attempt::Plainly(refusal.into()),
-            // The agent may be on its way to another proxy.
-            DialRefusal::Offline { .. } | DialRefusal::TimedOut { .. }
-                if resume == Some(Resume::Reattach) =>
-            {
-                Attempt::Next(refusal.into())
-            }
             DialRefusal::UnknownTarget { .. }
             | DialRefusal::Ambiguous { .. }
             | DialRefusal::Offline { .. }
@@ -320,6 +330,46 @@ mod tests {
         let (connected, _served) = tokio::join!(connect(&proxies, &[], &tls, &outer), serve);
         assert_eq!(connected.map_err(|f| f.message).unwrap().0, good_at);
         drop(silent);
+    }
+
+    async fn answered(refusal: DialRefusal, resume: Resume) -> Result<NodeStream, Attempt> {
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let proxy = HostPort::parse("proxy:443", None).unwrap();
+        let target = DialTarget::Ssh { node: NodeName::parse("web-1").unwrap() };
+        let answering = async {
+            let _: DialRequest = read_message(&mut far, DIAL_TIMEOUT).await.unwrap();
+            write_message(&mut far, &DialResponse::Refused { refusal }).await.unwrap();
+        };
+        tokio::join!(ask(&proxy, Box::new(near), &target, Some(resume)), answering).0
+    }
+
+    #[tokio::test]
+    async fn o_no_refusal_by_one_proxy_keeps_a_lost_stream_from_the_others() {
+        let (name, detail) = ("web-1".to_owned(), "no".to_owned());
+        let refusals = [
+            DialRefusal::UnknownTarget { name: name.clone() },
+            DialRefusal::Ambiguous { name: name.clone(), count: 2 },
+            DialRefusal::Offline { name, detail: detail.clone() },
+            DialRefusal::Denied { detail: detail.clone() },
+            DialRefusal::Unavailable { detail: detail.clone() },
+            DialRefusal::Invalid { detail: detail.clone() },
+            DialRefusal::TimedOut { detail: detail.clone() },
+        ];
+        for refusal in refusals {
+            let answer = answered(refusal.clone(), Resume::Reattach).await;
+            assert!(matches!(answer, Err(Attempt::Next(_))), "{refusal:?}");
+        }
+        let denied = answered(DialRefusal::Denied { detail }, Resume::New).await;
+        assert!(matches!(denied, Err(Attempt::Final(_))), "a new stream was denied");
+    }
+
+    #[test]
+    fn proxies_that_gave_no_stream_back_come_last() {
+        let list = |names: &str| -> Vec<HostPort> {
+            names.split(' ').map(|name| HostPort::parse(name, Some(443)).unwrap()).collect()
+        };
+        let proxies = Proxies { own: list("a b c"), told: list("d e"), tried: list("d gone a") };
+        assert_eq!(proxies.in_order(), list("b c e d a"));
     }
 
     proptest! {

@@ -3,15 +3,13 @@
 use crate::access::Access;
 use crate::cli::GlobalArgs;
 use crate::dial::{Dialled, NodeStream, Proxies, dial};
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 use futures::future::BoxFuture;
 use std::io::Write;
 use std::sync::Arc;
 use wayleave_dial::Resume;
-use wayleave_keystore::Credentials;
-use wayleave_net::BoxStream;
-use wayleave_resumable::{Agent, ClientStream, News, Redial, RedialError};
-use wayleave_vocab::{HostId, HostPort, NodeName, SystemRole};
+use wayleave_resumable::{Agent, ClientStream, News, Redial, RedialError, RedialTo, Redialled};
+use wayleave_vocab::{HostPort, NodeName, SystemRole};
 
 /// Most addresses of proxies that an agent may name.
 const PROXIES_MAX: usize = 32;
@@ -35,7 +33,7 @@ pub(crate) struct Opened {
 /// Opens a stream to a node. It is resumed when its connection is lost, if the agent can do that.
 pub(crate) async fn open(access: &Access, node: &NodeName, voice: Voice) -> Result<Opened, Failure> {
     let proxies = Proxies::of(access)?;
-    let Dialled { stream, resume } = dial(access, &proxies, node, Resume::New).await?;
+    let Dialled { stream, resume, .. } = dial(access, &proxies, node, Resume::New).await?;
     if resume.is_none() {
         return Ok(Opened { stream, is_resumable: false });
     }
@@ -57,15 +55,19 @@ struct Redialler {
 }
 
 impl Redialler {
-    async fn dial(&self, agent: HostId, told: &[String]) -> Result<(BoxStream, Credentials), RedialError> {
-        let again = |failure: Failure| RedialError::Again(failure.message);
+    async fn dial(&self, to: RedialTo<'_>) -> Result<Redialled, RedialError> {
+        let again = |failure: Failure| RedialError(failure.message);
         let access = Access::find(&self.global).map_err(again)?;
-        let node = NodeName::parse(agent.to_string()).map_err(|e| RedialError::Final(e.to_string()))?;
-        match dial(&access, &every_proxy(&access, told), &node, Resume::Reattach).await {
-            Ok(dialled) => Ok((dialled.stream, access.identity.credentials().clone())),
-            Err(failure) if failure.exit == Exit::Denied => Err(RedialError::Final(failure.message)),
-            Err(failure) => Err(again(failure)),
-        }
+        let node = NodeName::parse(to.agent.to_string()).map_err(|error| RedialError(error.to_string()))?;
+        let proxies = every_proxy(&access, to.proxies);
+        let tried = to.tried.iter().filter_map(|address| HostPort::parse(address, None).ok()).collect();
+        let proxies = Proxies { tried, ..proxies };
+        let dialled = dial(&access, &proxies, &node, Resume::Reattach).await.map_err(again)?;
+        Ok(Redialled {
+            connection: dialled.stream,
+            credentials: access.identity.credentials().clone(),
+            proxy: dialled.proxy.to_string(),
+        })
     }
 }
 
@@ -79,16 +81,12 @@ fn every_proxy(access: &Access, told: &[String]) -> Proxies {
     }
     let told = told.iter().filter_map(|address| HostPort::parse(address, None).ok());
     let told = told.filter(|address| !own.contains(address)).take(PROXIES_MAX).collect();
-    Proxies { own, told }
+    Proxies { own, told, tried: Vec::new() }
 }
 
 impl Redial for Redialler {
-    fn redial<'a>(
-        &'a self,
-        agent: HostId,
-        proxies: &'a [String],
-    ) -> BoxFuture<'a, Result<(BoxStream, Credentials), RedialError>> {
-        Box::pin(self.dial(agent, proxies))
+    fn redial<'a>(&'a self, to: RedialTo<'a>) -> BoxFuture<'a, Result<Redialled, RedialError>> {
+        Box::pin(self.dial(to))
     }
 
     fn tell(&self, news: &News) {

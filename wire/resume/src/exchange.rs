@@ -6,7 +6,7 @@
 //! those of TLS 1.3 do (64 spaces and a context, RFC 8446, section 4.4.3), with contexts of our own: no signature of
 //! one protocol is good in the other.
 
-use crate::frame::{AgentHello, ClientHello, Reattach, StreamId, VERSION};
+use crate::frame::{AgentHello, Challenge, ClientHello, Proof, Reattach, Refused, StreamId, VERSION};
 use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{Context, SHA256};
@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 const CLIENT_CONTEXT: &str = "wayleave resume, client hello";
 const AGENT_CONTEXT: &str = "wayleave resume, agent hello";
 const PROOF_CONTEXT: &str = "wayleave resume, proof";
+const REFUSAL_CONTEXT: &str = "wayleave resume, refusal";
 const SECRET_INFO: &[u8] = b"wayleave resume, secret of a stream";
 const CLIENT_MAC: &[u8] = b"wayleave resume, client";
 const AGENT_MAC: &[u8] = b"wayleave resume, agent";
@@ -47,6 +48,15 @@ pub struct Attempt {
     pub agent_nonce: [u8; 32],
     /// What the client has received.
     pub client_received: u64,
+}
+
+/// What came from whoever is refused: no refusal is good for another attempt, or for a proof that a proxy changed.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Which stream, and with which nonce.
+    pub reattach: &'a Reattach,
+    /// How he proved that it is his, where it came to that.
+    pub proved: Option<(&'a Challenge, &'a Proof)>,
 }
 
 impl Ephemeral {
@@ -121,6 +131,18 @@ pub fn agent_statement(client: &ClientHello, agent: &AgentHello) -> Vec<u8> {
 /// What the user signs to get a stream back.
 pub fn proof_statement(attempt: &Attempt, certificate: &[u8]) -> Vec<u8> {
     statement(PROOF_CONTEXT, &[&[VERSION], &attempt.bytes(), &digest_of(&[certificate])])
+}
+
+/// What the agent signs when it gives a stream not back. It needs not know the stream for that.
+pub fn refusal_statement(asked: &Asked<'_>, refused: &Refused, certificate: &[u8]) -> Vec<u8> {
+    let Reattach { stream, nonce, received } = asked.reattach;
+    let proof = asked.proved.map_or([0; 32], |(challenge, Proof { mac, signed })| {
+        digest_of(&[&challenge.nonce, mac, &signed.certificate, &signed.signature])
+    });
+    let text = digest_of(&[refused.text.as_bytes(), certificate]);
+    let code = [refused.refusal.code()];
+    let parts: [&[u8]; 7] = [&[VERSION], &stream.0, nonce, &received.to_be_bytes(), &proof, &code, &text];
+    statement(REFUSAL_CONTEXT, &parts)
 }
 
 /// Over parts whose borders count.

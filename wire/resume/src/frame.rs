@@ -37,6 +37,7 @@ const CHALLENGE: u8 = 33;
 const PROOF: u8 = 34;
 const ATTACHED: u8 = 35;
 const REFUSED: u8 = 36;
+const REFUSER: u8 = 37;
 
 /// Names a stream at its agent. Not secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -124,13 +125,31 @@ pub enum Refusal {
     Busy,
 }
 
+impl Refusal {
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Unknown => 1,
+            Self::Denied => 2,
+            Self::Superseded => 3,
+            Self::Busy => 4,
+        }
+    }
+}
+
 /// The stream is not given back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     /// Why, for programs.
     pub refusal: Refusal,
-    /// Why, for people.
+    /// Why, for people; what is longer than a frame holds is cut before it is signed.
     pub text: String,
+}
+
+impl Refused {
+    /// With as much of the text as a frame holds.
+    pub fn new(refusal: Refusal, text: &str) -> Self {
+        Self { refusal, text: fitting(text).to_owned() }
+    }
 }
 
 /// What goes over an attachment.
@@ -179,8 +198,10 @@ pub enum Frame {
     Proof(Proof),
     /// The agent's answer to that; what follows is the stream.
     Attached(Attached),
-    /// The agent says no.
+    /// Somebody says no: a proxy in between can as well.
     Refused(Refused),
+    /// The agent's signature for the refusal in front of it.
+    Refuser(Signed),
 }
 
 /// Bytes that are no frame. The attachment is to be dropped.
@@ -304,21 +325,20 @@ impl Frame {
                 ATTACHED
             }
             Self::Refused(refused) => {
-                out.put_u8(match refused.refusal {
-                    Refusal::Unknown => 1,
-                    Refusal::Denied => 2,
-                    Refusal::Superseded => 3,
-                    Refusal::Busy => 4,
-                });
+                out.put_u8(refused.refusal.code());
                 put_text(out, &refused.text);
                 REFUSED
+            }
+            Self::Refuser(signed) => {
+                put_signed(out, signed);
+                REFUSER
             }
         }
     }
 }
 
 fn is_known(kind: u8) -> bool {
-    matches!(kind, DATA..=PONG | CLIENT_HELLO..=NOT_RESUMABLE | REATTACH..=REFUSED)
+    matches!(kind, DATA..=PONG | CLIENT_HELLO..=NOT_RESUMABLE | REATTACH..=REFUSER)
 }
 
 fn decode_body(kind: u8, body: &[u8]) -> Result<Frame, DecodeError> {
@@ -369,6 +389,7 @@ fn decode_body(kind: u8, body: &[u8]) -> Result<Frame, DecodeError> {
             };
             Frame::Refused(Refused { refusal, text: text(&mut reader)? })
         }
+        REFUSER => Frame::Refuser(signed(&mut reader)?),
         other => return Err(DecodeError::Kind(other)),
     };
     reader.finish()?;
@@ -429,9 +450,9 @@ fn put_signed(out: &mut BytesMut, signed: &Signed) {
 }
 
 fn put_text(out: &mut BytesMut, text: &str) {
-    let mut end = text.len().min(TEXT_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    put_string(out, text.get(..end).unwrap_or_default().as_bytes());
+    put_string(out, fitting(text).as_bytes());
+}
+
+fn fitting(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(TEXT_BYTES_MAX)).unwrap_or_default()
 }

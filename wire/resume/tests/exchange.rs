@@ -3,9 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use wayleave_resume_wire::exchange::{
-    Attempt, Ephemeral, StreamSecret, agent_statement, client_statement, proof_statement,
+    Asked, Attempt, Ephemeral, StreamSecret, agent_statement, client_statement, proof_statement,
+    refusal_statement,
 };
-use wayleave_resume_wire::{AgentHello, ClientHello, Reattach, Signed, StreamId};
+use wayleave_resume_wire::{
+    AgentHello, Challenge, ClientHello, Proof, Reattach, Refusal, Refused, Signed, StreamId,
+};
 
 fn signed(name: &str) -> Signed {
     Signed { certificate: name.as_bytes().to_vec(), signature: b"signature".to_vec() }
@@ -112,12 +115,50 @@ fn o_a_proof_is_good_for_one_attempt_only() {
 }
 
 #[test]
+fn o_a_refusal_is_good_for_what_was_asked_only() {
+    let reattach = Reattach { stream: StreamId([7; 16]), nonce: [3; 32], received: 5 };
+    let (challenge, proof) = (Challenge { nonce: [4; 32] }, Proof { mac: [5; 32], signed: signed("alice") });
+    let said = Refused::new(Refusal::Denied, "no");
+    let statement = |reattach: &Reattach, challenge: &Challenge, proof: &Proof, said: &Refused| {
+        refusal_statement(&Asked { reattach, proved: Some((challenge, proof)) }, said, b"web-1")
+    };
+    let real = statement(&reattach, &challenge, &proof, &said);
+    let others = [
+        statement(&Reattach { stream: StreamId([8; 16]), ..reattach }, &challenge, &proof, &said),
+        statement(&Reattach { nonce: [4; 32], ..reattach }, &challenge, &proof, &said),
+        statement(&Reattach { received: 6, ..reattach }, &challenge, &proof, &said),
+        statement(&reattach, &Challenge { nonce: [5; 32] }, &proof, &said),
+        statement(&reattach, &challenge, &Proof { mac: [6; 32], ..proof.clone() }, &said),
+        statement(&reattach, &challenge, &Proof { signed: signed("mallory"), ..proof.clone() }, &said),
+        statement(&reattach, &challenge, &proof, &Refused::new(Refusal::Unknown, "no")),
+        statement(&reattach, &challenge, &proof, &Refused::new(Refusal::Denied, "non")),
+        refusal_statement(&Asked { reattach: &reattach, proved: None }, &said, b"web-1"),
+        refusal_statement(
+            &Asked { reattach: &reattach, proved: Some((&challenge, &proof)) },
+            &said,
+            b"web-2",
+        ),
+    ];
+    for other in others {
+        assert_ne!(other, real);
+    }
+}
+
+#[test]
 fn o_no_statement_is_another_kind_of_statement_or_one_of_tls() {
     let ends = ends();
     let statements = [
         client_statement(&ends.client_hello.share, b"alice"),
         agent_statement(&ends.client_hello, &ends.agent_hello),
         proof_statement(&attempt(), b"alice"),
+        refusal_statement(
+            &Asked {
+                reattach: &Reattach { stream: StreamId([7; 16]), nonce: [3; 32], received: 5 },
+                proved: None,
+            },
+            &Refused::new(Refusal::Unknown, "no"),
+            b"web-1",
+        ),
     ];
     for statement in &statements {
         assert!(statement.starts_with(&[b' '; 64]) && !statement[64..].starts_with(b"TLS"));

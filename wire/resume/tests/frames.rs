@@ -39,6 +39,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("proof", Frame::Proof(Proof { mac: [5; 32], signed: signed() })),
         ("attached", Frame::Attached(Attached { received: 10, mac: [6; 32] })),
         ("refused", Frame::Refused(Refused { refusal: Refusal::Denied, text: "no".into() })),
+        ("refuser", Frame::Refuser(signed())),
     ]
 }
 
@@ -123,7 +124,7 @@ proptest! {
     }
 
     #[test]
-    fn f_damaged_frames_never_panic(pick in 0..15_usize, at in 0..200_usize, with in any::<u8>()) {
+    fn f_damaged_frames_never_panic(pick in 0..16_usize, at in 0..200_usize, with in any::<u8>()) {
         let mut input = encoded(&frames()[pick].1);
         if let Some(byte) = input.get_mut(at) {
             *byte = with;

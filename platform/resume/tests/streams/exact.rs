@@ -122,7 +122,7 @@ async fn a_client_that_goes_away_is_gone_at_once() {
     drop(agent);
     let none = async {
         let mut looks = tokio::time::interval(Duration::from_millis(5));
-        while world.resumptions.count() > 0 {
+        while world.count() > 0 {
             looks.tick().await;
         }
     };

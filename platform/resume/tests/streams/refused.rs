@@ -9,10 +9,10 @@ use wayleave_resumable::{AgentStream, ClientStream, News};
 use wayleave_resume_wire::{Frame, Proof, Reattach, Refusal, Signed, StreamId};
 use wayleave_vocab::SystemRole;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Bytes go both ways once: both ends know the secret then.
-async fn greet(client: &mut ClientStream, agent: &mut AgentStream) {
+pub(crate) async fn greet(client: &mut ClientStream, agent: &mut AgentStream) {
     let mut byte = [0; 1];
     client.write_all(b"x").await.unwrap();
     agent.read_exact(&mut byte).await.unwrap();
@@ -21,7 +21,7 @@ async fn greet(client: &mut ClientStream, agent: &mut AgentStream) {
 }
 
 /// It still carries bytes both ways.
-async fn check_alive(client: &mut ClientStream, agent: &mut AgentStream) {
+pub(crate) async fn check_alive(client: &mut ClientStream, agent: &mut AgentStream) {
     let (mut there, mut back) = ([0; 1], [0; 1]);
     let near = async {
         client.write_all(b"1").await.unwrap();
@@ -37,13 +37,13 @@ async fn check_alive(client: &mut ClientStream, agent: &mut AgentStream) {
 }
 
 /// The client's stream ends, with a reason.
-async fn end_of(client: &mut ClientStream) -> String {
+pub(crate) async fn end_of(client: &mut ClientStream) -> String {
     let mut byte = [0; 1];
     let read = tokio::time::timeout(PATIENCE, client.read(&mut byte)).await.unwrap();
     read.unwrap_err().to_string()
 }
 
-async fn read_frame(stream: &mut BoxStream) -> Frame {
+pub(crate) async fn read_frame(stream: &mut BoxStream) -> Frame {
     let mut input = BytesMut::new();
     let reading = async {
         loop {
@@ -56,7 +56,7 @@ async fn read_frame(stream: &mut BoxStream) -> Frame {
     tokio::time::timeout(PATIENCE, reading).await.unwrap()
 }
 
-async fn write_frame(stream: &mut BoxStream, frame: &Frame) {
+pub(crate) async fn write_frame(stream: &mut BoxStream, frame: &Frame) {
     let mut bytes = BytesMut::new();
     frame.encode(&mut bytes);
     stream.write_all(&bytes).await.unwrap();
@@ -230,7 +230,7 @@ async fn g_a_stream_that_nobody_comes_back_for_ends() {
     let ended = tokio::time::timeout(PATIENCE, agent.read(&mut byte)).await.unwrap();
     assert!(ended.unwrap_err().to_string().contains("in time"));
     assert_eq!(world.policy.heard(), ["detached", "expired"]);
-    assert_eq!(world.resumptions.count(), 0);
+    assert_eq!(world.count(), 0);
     assert!(end_of(&mut client).await.contains("in time"));
 }
 
@@ -254,13 +254,7 @@ async fn o_a_proxy_cannot_be_the_agent_of_a_stream() {
     for (role, names) in [(SystemRole::Proxy, ["web-1"]), (SystemRole::Node, ["web-2"])] {
         let mut world = World::new();
         let credentials = world.authorities.host(role, &names);
-        world.resumptions = wayleave_resumable::Resumptions::new(wayleave_resumable::ResumptionsConfig {
-            credentials,
-            trust: world.authorities.trust(),
-            clock: std::sync::Arc::new(wayleave_runtime::SystemClock::new()),
-            budget: wayleave_resumable::Budget::default(),
-            proxies: crate::world::proxies(),
-        });
+        world.restart_agent(credentials);
         let (mut client, dialler) = world.client("alice");
         let mut agent = world.streams.recv().await.unwrap();
         greet(&mut client, &mut agent).await;

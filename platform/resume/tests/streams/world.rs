@@ -1,5 +1,6 @@
 //! A cluster's authorities, an agent that echoes, a client, and the connections between them, which a test cuts.
 
+use crate::lying::Lie;
 use futures::future::BoxFuture;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -10,8 +11,8 @@ use wayleave_identity::{HostPrincipal, Principal, UserPrincipal};
 use wayleave_keystore::{Credentials, TlsKey, TrustStore, X509Authority, X509Request};
 use wayleave_net::{BoxStream, ResumptionEvent};
 use wayleave_resumable::{
-    Agent, AgentStream, Begun, Budget, ClientStream, News, Redial, RedialError, Resumptions,
-    ResumptionsConfig,
+    Agent, AgentStream, Begun, Budget, ClientStream, News, Redial, RedialError, RedialTo, Redialled,
+    Resumptions, ResumptionsConfig,
 };
 use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup};
 use wayleave_vocab::{ClusterName, HostId, SystemRole, Traits, UserName};
@@ -59,15 +60,38 @@ impl Authorities {
         issue(&self.user, &principal, &[])
     }
 
+    /// The agent, or a proxy.
     pub(crate) fn host(&self, role: SystemRole, names: &[&str]) -> Credentials {
+        self.host_of(HostId::from_random([3; 16]), role, names)
+    }
+
+    /// Another process of the cluster.
+    pub(crate) fn other_host(&self, role: SystemRole, names: &[&str]) -> Credentials {
+        self.host_of(HostId::from_random([4; 16]), role, names)
+    }
+
+    fn host_of(&self, host_id: HostId, role: SystemRole, names: &[&str]) -> Credentials {
         let now = SystemClock::new().wall();
         let principal = Principal::Host(HostPrincipal {
-            host_id: HostId::from_random([3; 16]),
+            host_id,
             cluster: self.cluster.clone(),
             system_roles: [role].into(),
             not_after: now.after(Duration::from_secs(3600)),
         });
         issue(&self.host, &principal, names)
+    }
+}
+
+impl Authorities {
+    /// An agent that has no streams yet.
+    pub(crate) fn resumptions(&self, credentials: Credentials) -> Arc<Resumptions> {
+        Resumptions::new(ResumptionsConfig {
+            credentials,
+            trust: self.trust(),
+            clock: Arc::new(SystemClock::new()),
+            budget: Budget::default(),
+            proxies: proxies(),
+        })
     }
 }
 
@@ -147,7 +171,8 @@ pub(crate) enum Fate {
 
 pub(crate) struct World {
     pub(crate) authorities: Authorities,
-    pub(crate) resumptions: Arc<Resumptions>,
+    /// Of the agent's present life.
+    pub(crate) resumptions: Arc<Mutex<Arc<Resumptions>>>,
     pub(crate) policy: Policy,
     pub(crate) tasks: TaskGroup,
     pub(crate) fates: Arc<Mutex<VecDeque<Fate>>>,
@@ -161,13 +186,8 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new() -> Self {
         let authorities = Authorities::new();
-        let resumptions = Resumptions::new(ResumptionsConfig {
-            credentials: authorities.host(SystemRole::Node, &["web-1", "web-1.demo"]),
-            trust: authorities.trust(),
-            clock: Arc::new(SystemClock::new()),
-            budget: Budget::default(),
-            proxies: proxies(),
-        });
+        let credentials = authorities.host(SystemRole::Node, &["web-1", "web-1.demo"]);
+        let resumptions = Arc::new(Mutex::new(authorities.resumptions(credentials)));
         let (served, streams) = mpsc::channel(8);
         Self {
             authorities,
@@ -199,6 +219,16 @@ impl World {
         }
     }
 
+    /// The agent begins anew, with no streams.
+    pub(crate) fn restart_agent(&self, credentials: Credentials) {
+        *self.resumptions.lock().unwrap() = self.authorities.resumptions(credentials);
+    }
+
+    /// How many streams the agent keeps.
+    pub(crate) fn count(&self) -> usize {
+        self.resumptions.lock().unwrap().count()
+    }
+
     /// Cuts the connections that stay.
     pub(crate) fn cut(&self) {
         std::mem::take(&mut *self.cut.lock().unwrap()).request();
@@ -213,6 +243,8 @@ impl World {
             network: self.network(),
             credentials: Mutex::new(credentials.clone()),
             news: Mutex::default(),
+            lies: Mutex::default(),
+            tried: Mutex::default(),
         });
         let connection = self.network().connect(true).unwrap();
         let stream = ClientStream::new(connection, &credentials, agent, dialler.clone()).unwrap();
@@ -253,10 +285,10 @@ impl World {
     }
 }
 
-struct Network {
-    resumptions: Arc<Resumptions>,
+pub(crate) struct Network {
+    resumptions: Arc<Mutex<Arc<Resumptions>>>,
     policy: Policy,
-    tasks: TaskGroup,
+    pub(crate) tasks: TaskGroup,
     fates: Arc<Mutex<VecDeque<Fate>>>,
     recorded: Arc<Mutex<Vec<Vec<u8>>>>,
     cut: Arc<Mutex<Shutdown>>,
@@ -284,7 +316,7 @@ impl Network {
         if is_new {
             self.begin(Box::new(far));
         } else {
-            let resumptions = self.resumptions.clone();
+            let resumptions = self.resumptions.lock().unwrap().clone();
             self.tasks.spawn_many(async move { resumptions.reattach(Box::new(far), None).await });
         }
         Some(Box::new(near))
@@ -293,7 +325,7 @@ impl Network {
     fn begin(&self, far: BoxStream) {
         let lifetime = self.policy.max_detached.clone();
         let max_detached = Arc::new(move |_: &UserPrincipal| lifetime.lock().unwrap().clone());
-        let Begun { stream, mut events, keeper } = self.resumptions.begin(far, max_detached);
+        let Begun { stream, mut events, keeper } = self.resumptions.lock().unwrap().begin(far, max_detached);
         let (policy, served) = (self.policy.clone(), self.served.clone());
         self.tasks.spawn_many(async move {
             let _ = served.send(stream).await;
@@ -355,18 +387,27 @@ pub(crate) struct Dialler {
     network: Network,
     pub(crate) credentials: Mutex<Credentials>,
     pub(crate) news: Mutex<Vec<News>>,
+    /// What the proxies of the next connections do, in turn; those beyond the list are honest.
+    pub(crate) lies: Mutex<VecDeque<Lie>>,
+    /// What the client said of proxies that it tried, for each connection.
+    pub(crate) tried: Mutex<Vec<Vec<String>>>,
 }
 
 impl Redial for Dialler {
-    fn redial<'a>(
-        &'a self,
-        _: HostId,
-        proxies: &'a [String],
-    ) -> BoxFuture<'a, Result<(BoxStream, Credentials), RedialError>> {
-        assert_eq!(proxies, ["proxy.example.com:443"]);
-        let made = self.network.connect(false).ok_or_else(|| RedialError::Again("no way".into()));
+    fn redial<'a>(&'a self, to: RedialTo<'a>) -> BoxFuture<'a, Result<Redialled, RedialError>> {
+        assert_eq!(to.proxies, ["proxy.example.com:443"]);
+        self.tried.lock().unwrap().push(to.tried.to_vec());
+        let lie = self.lies.lock().unwrap().pop_front();
+        let proxy = if lie.is_some() { "liar.example.com:443" } else { "proxy.example.com:443" };
+        let connection = match lie {
+            None => self.network.connect(false),
+            Some(Lie::Answer(frames)) => Some(self.network.lie_instead(frames)),
+            Some(Lie::OtherProof(change)) => self.network.connect(false).map(|c| self.network.lie(c, change)),
+        };
         let credentials = self.credentials.lock().unwrap().clone();
-        Box::pin(async move { made.map(|stream| (stream, credentials)) })
+        let redialled =
+            connection.map(|connection| Redialled { connection, credentials, proxy: proxy.to_owned() });
+        Box::pin(async move { redialled.ok_or_else(|| RedialError("no way".into())) })
     }
 
     fn tell(&self, news: &News) {

@@ -1,6 +1,6 @@
 //! A proxy with a genuine identity of the cluster that does what it wants with everything that passes through it.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use prost::Message;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
@@ -24,7 +25,8 @@ use wayleave_dial::{DialRequest, DialResponse, DialTarget, Resume, VERSION};
 use wayleave_keystore::{ClientAuth, Credentials, TrustStore, client_config, server_config};
 use wayleave_mux::{Class, Config, Role};
 use wayleave_net::{BoxStream, Tunnel, TunnelEvent, read_message, splice, write_message};
-use wayleave_runtime::TaskGroup;
+use wayleave_resume_wire::{Frame, Refusal, Refused};
+use wayleave_runtime::{Shutdown, TaskGroup};
 use wayleave_vocab::{ClusterName, HostId, HostPort, NodeName, Secret, SystemRole, TraceId};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -86,6 +88,10 @@ struct State {
     tasks: TaskGroup,
     tunnels: Mutex<BTreeMap<HostId, Tunnel>>,
     detour: Mutex<Option<Detour>>,
+    /// Ends the clients' streams.
+    cut: Mutex<Shutdown>,
+    /// How often it refused a stream in an agent's place, once it does.
+    refusals: Mutex<Option<usize>>,
 }
 
 impl Liar {
@@ -117,7 +123,14 @@ impl Liar {
             release: "liar".into(),
             view: Some(ClusterView { proxies: vec![itself], revision: u64::MAX }),
         };
-        let state = Arc::new(State { hello, tasks, tunnels: Mutex::default(), detour: Mutex::default() });
+        let state = Arc::new(State {
+            hello,
+            tasks,
+            tunnels: Mutex::default(),
+            detour: Mutex::default(),
+            cut: Mutex::default(),
+            refusals: Mutex::default(),
+        });
         let tls =
             server_config(&stolen.credentials, &stolen.trust, ClientAuth::None, &[ALPN_TUNNEL, ALPN_DIAL])
                 .unwrap();
@@ -148,6 +161,17 @@ impl Liar {
     /// Sends clients there from now on.
     pub(crate) fn lead(&self, detour: Detour) {
         *self.state.detour.lock().unwrap() = Some(detour);
+    }
+
+    /// Cuts the streams that run through it, and says to whoever wants his back that the agent refuses.
+    pub(crate) fn cut_and_refuse(&self) {
+        *self.state.refusals.lock().unwrap() = Some(0);
+        std::mem::take(&mut *self.state.cut.lock().unwrap()).request();
+    }
+
+    /// Leaves those who want their streams back alone again; gives how many it refused.
+    pub(crate) fn refuse_no_more(&self) -> usize {
+        self.state.refusals.lock().unwrap().take().unwrap()
     }
 
     /// Tells an agent something.
@@ -214,9 +238,17 @@ impl State {
         let Ok(asked) = read_message::<DialRequest, _>(&mut client, PATIENCE).await else { return };
         let detour = *self.detour.lock().unwrap();
         let Some(detour) = detour else { return };
+        if asked.resume == Some(Resume::Reattach)
+            && let Some(count) = self.refusals.lock().unwrap().as_mut()
+        {
+            *count += 1;
+            self.tasks.spawn_many(refuse_as_the_agent(client));
+            return;
+        }
+        let cut = self.cut.lock().unwrap().clone();
         let (stream, _) = self.open(detour, asked.resume).await;
         write_message(&mut client, &DialResponse::Established { route: None }).await.unwrap();
-        let _ended = splice(client, stream).await;
+        let _ended = cut.until(splice(client, stream)).await;
     }
 
     async fn open(&self, detour: Detour, resume: Option<Resume>) -> (BoxStream, DialResponse) {
@@ -236,6 +268,15 @@ impl State {
         let answer = read_message(&mut stream, PATIENCE).await.unwrap();
         (Box::new(stream), answer)
     }
+}
+
+async fn refuse_as_the_agent(mut client: BoxStream) {
+    write_message(&mut client, &DialResponse::Established { route: None }).await.unwrap();
+    let mut refused = BytesMut::new();
+    let text = "the session is not there any more";
+    Frame::Refused(Refused::new(Refusal::Unknown, text)).encode(&mut refused);
+    let _ = client.write_all(&refused).await;
+    let _ = client.shutdown().await;
 }
 
 /// Becomes known to the cluster; gives the newest policy and its life.

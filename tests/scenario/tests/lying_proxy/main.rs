@@ -30,6 +30,7 @@ fn lying_proxy() {
         o_an_agent_takes_no_stream_that_is_for_another,
         o_another_node_is_not_taken_for_the_one_asked_for,
         o_a_proxy_is_no_user,
+        o_a_session_does_not_end_because_a_proxy_says_so,
         o_false_routes_lead_nobody_astray,
         o_an_old_or_forged_policy_is_not_taken,
         o_a_lock_counts_though_one_proxy_keeps_it_back,
@@ -131,6 +132,19 @@ fn o_a_proxy_is_no_user(world: &World) {
     for options in [&with_certificate[..], &with_certificate[..2], &[]] {
         let _denied = ssh(options).ended_with(255).complaining("Permission denied");
     }
+}
+
+/// The liar cuts a session, and refuses in the agent's place to give it back: it goes on through the honest proxy.
+fn o_a_session_does_not_end_because_a_proxy_says_so(world: &World) {
+    world.liar.lead(Detour { tunnel: world.web_2, host_id: world.web_2 });
+    let mut running = world.way().args(["ssh", "root@web-2", "echo begun; cat"]).start();
+    running.wait_for_stdout("begun");
+    world.liar.cut_and_refuse();
+    running.write("still there\n");
+    running.wait_for_stdout("still there");
+    running.close_input();
+    let _output = running.wait().succeeded();
+    assert!(world.liar.refuse_no_more() > 0, "the liar was asked");
 }
 
 /// The liar has told Auth that it holds the tunnels of both: whoever enters elsewhere finds the true ones.
