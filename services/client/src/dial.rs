@@ -340,7 +340,11 @@ mod tests {
             let _: DialRequest = read_message(&mut far, DIAL_TIMEOUT).await.unwrap();
             write_message(&mut far, &DialResponse::Refused { refusal }).await.unwrap();
         };
-        tokio::join!(ask(&proxy, Box::new(near), &target, Some(resume)), answering).0
+        tokio::join!(
+            ask(&proxy, Box::new(near), &target, Some(resume), TraceId::from_random([1; 16])),
+            answering
+        )
+        .0
     }
 
     #[tokio::test]
