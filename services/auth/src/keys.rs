@@ -124,6 +124,24 @@ pub(crate) fn routes_of(proxy: HostId) -> Key {
     below(&routes(), &proxy.to_string())
 }
 
+/// Reports of proxies for whoever looks at another Auth instance, each under a lease.
+pub(crate) fn shared_reports() -> Key {
+    family("/reports/proxies")
+}
+
+pub(crate) fn report_of(proxy: HostId) -> Key {
+    below(&shared_reports(), &proxy.to_string())
+}
+
+/// The instances at which somebody looks.
+pub(crate) fn reports_wanted() -> Key {
+    family("/reports/wanted")
+}
+
+pub(crate) fn reports_wanted_by(instance: HostId) -> Key {
+    below(&reports_wanted(), &instance.to_string())
+}
+
 /// How often each proxy has started.
 pub(crate) fn incarnation(proxy: HostId) -> Key {
     below(&family("/incarnations"), &proxy.to_string())

@@ -51,6 +51,7 @@ mod rpc_admin;
 mod rpc_host;
 mod rpc_public;
 mod service;
+mod shared_reports;
 mod slots;
 mod snapshots;
 mod token_secret;

@@ -1,10 +1,11 @@
 //! How the cluster is doing, for administrators who look: what proxies report, and the routes.
 //!
-//! Reports are kept in memory only: a proxy reports again within seconds, and more often while somebody looks. With several
-//! Auth instances each knows the reports of the proxies that talk to it.
+//! Reports are kept in memory only: a proxy reports again within seconds, and more often while somebody looks. Those of
+//! proxies that talk to another Auth instance come by way of the backend, while somebody looks (`shared_reports.rs`).
 
 use crate::auth_core::AuthCore;
 use crate::presence::record_of_proxy;
+use crate::shared_reports::{Aged, MARK_INTERVAL};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use wayleave_resource::{Kind, Resource};
 use wayleave_vocab::{HostId, Mono};
 
 /// Time between two reports while somebody looks, and while nobody does.
-const WATCHED_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const WATCHED_INTERVAL: Duration = Duration::from_secs(1);
 const QUIET_INTERVAL: Duration = Duration::from_secs(5);
 /// Somebody looks until so long after the last look.
 const LOOKING: Duration = Duration::from_secs(60);
@@ -33,6 +34,8 @@ pub(crate) struct Reports(Mutex<Inner>);
 struct Inner {
     by_proxy: BTreeMap<HostId, (ProxyStatusReport, Mono)>,
     looked: Option<Mono>,
+    /// When other instances were last asked for theirs.
+    marked: Option<Mono>,
 }
 
 impl Reports {
@@ -56,27 +59,50 @@ impl Reports {
         inner.by_proxy.clone()
     }
 
+    /// Whether it is time to ask other instances again; they count as asked then.
+    pub(crate) fn is_mark_due(&self, now: Mono) -> bool {
+        let mut inner = self.lock();
+        let is_due = inner.marked.is_none_or(|marked| now.since(marked) >= MARK_INTERVAL);
+        if is_due {
+            inner.marked = Some(now);
+        }
+        is_due
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+fn newest(reports: impl Iterator<Item = (HostId, Aged)>) -> BTreeMap<HostId, Aged> {
+    let mut newest: BTreeMap<HostId, Aged> = BTreeMap::new();
+    for (proxy, report) in reports {
+        if newest.get(&proxy).is_none_or(|known| report.1 < known.1) {
+            newest.insert(proxy, report);
+        }
+    }
+    newest
+}
+
 impl AuthCore {
     /// The cluster at a glance.
-    pub(crate) fn overview(&self) -> GetOverviewResponse {
+    pub(crate) async fn overview(&self) -> GetOverviewResponse {
+        let others = self.reports_of_others().await;
         let now = self.clock.mono();
         let mirrored = self.mirror.all(Kind::Proxy);
         let ids = mirrored.iter().filter_map(|mirrored| match &mirrored.resource {
             Resource::Proxy(proxy) => Some(proxy.host_id),
             _ => None,
         });
-        let reports = self.reports.look(&ids.collect(), now);
+        let own = self.reports.look(&ids.collect(), now);
+        let own = own.into_iter().map(|(proxy, (report, at))| (proxy, (report, now.since(at))));
+        let reports = newest(own.chain(others));
         let proxies = mirrored.iter().filter_map(|mirrored| {
             let Resource::Proxy(proxy) = &mirrored.resource else { return None };
             let mut record = record_of_proxy(mirrored)?;
             record.problems.clone_from(&proxy.status.problems);
             let report = reports.get(&proxy.host_id);
-            let age = report.map_or(Duration::ZERO, |(_, at)| now.since(*at));
+            let age = report.map_or(Duration::ZERO, |(_, age)| *age);
             Some(ProxyOverview {
                 record: Some(record),
                 online: self.routes.proxy_is_online(proxy.host_id),
@@ -166,5 +192,18 @@ mod tests {
         let all = (0..REPORTS_MAX + 10).map(id).collect();
         assert_eq!(reports.look(&all, at(102)).len(), REPORTS_MAX);
         assert_eq!(reports.look(&[id(1)].into(), at(103)).len(), 1, "who is gone is forgotten");
+        assert_eq!([103, 110, 123].map(|second| reports.is_mark_due(at(second))), [true, false, true]);
+    }
+
+    #[test]
+    fn of_two_reports_of_a_proxy_the_newer_one_counts() {
+        let proxy = HostId::from_random([1; 16]);
+        let report = |agents, seconds| {
+            let report = ProxyStatusReport { agents, ..ProxyStatusReport::default() };
+            (proxy, (report, Duration::from_secs(seconds)))
+        };
+        for reports in [[report(1, 9), report(2, 1)], [report(2, 1), report(1, 9)]] {
+            assert_eq!(newest(reports.into_iter())[&proxy].0.agents, 2);
+        }
     }
 }

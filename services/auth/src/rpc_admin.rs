@@ -307,7 +307,7 @@ impl Admin for AdminService {
         &self,
         _: Request<GetOverviewRequest>,
     ) -> Result<Response<GetOverviewResponse>, Status> {
-        Ok(Response::new(self.core.overview()))
+        Ok(Response::new(self.core.overview().await))
     }
 
     async fn list_routes(

@@ -124,7 +124,7 @@ impl Host for HostService {
         request: Request<ProxyStatusReport>,
     ) -> Result<Response<ReportStatusResponse>, Status> {
         let proxy = Caller::of(&request)?.host()?.host_id;
-        let next = self.core.reports.take(proxy, request.into_inner(), self.core.clock.mono());
+        let next = self.core.take_report(proxy, request.into_inner()).await;
         let next_ms = u64::try_from(next.as_millis()).unwrap_or(u64::MAX);
         Ok(Response::new(ReportStatusResponse { next_ms }))
     }

@@ -139,6 +139,7 @@ impl Pair {
         let mut pair = Self { second, second_config, cluster, auths: [one, other] };
         pair.wait_instance(1);
         pair.check_life(0);
+        pair.check_top();
         pair
     }
 
@@ -175,6 +176,17 @@ impl Pair {
         wait_until("a new certificate to be of use", || {
             entered.clone().output().stdout_text().contains("entered")
         });
+    }
+
+    /// Both show what every proxy does, whichever of them it talks to.
+    fn check_top(&self) {
+        for instance in [0, 1] {
+            wait_until("both proxies' reports at either Auth Service", || {
+                let top = self.admin(instance).args(["top", "--once", "--format", "json"]).json();
+                let proxies = top["proxies"].as_array().expect("a list").clone();
+                proxies.len() == 2 && proxies.iter().all(|proxy| proxy["dials_per_second"].is_number())
+            });
+        }
     }
 
     fn session(&self, proxy: usize) -> Running {
