@@ -5,6 +5,7 @@
 pub use generated::agent::v1 as agent;
 pub use generated::auth::v1 as auth;
 pub use generated::peer::v1 as peer;
+use wayleave_vocab::Versions;
 
 /// The packages nested as the generator expects them.
 #[expect(
@@ -54,7 +55,7 @@ pub const ALPN_TUNNEL: &[u8] = b"wayleave-tunnel/1";
 pub const ALPN_DIAL: &[u8] = b"wayleave-dial/1";
 /// ALPN of the stream on which a proxy forwards a client to Auth with its address in front.
 pub const ALPN_FORWARD: &[u8] = b"wayleave-forward/1";
-/// Version of the control messages.
-pub const CONTROL_VERSION: u32 = 1;
-/// Version of the peer service.
-pub const PEER_VERSION: u32 = 1;
+/// Versions of the control messages that this build speaks.
+pub const CONTROL_VERSIONS: Versions = Versions::only(1);
+/// Versions of the peer service that this build speaks.
+pub const PEER_VERSIONS: Versions = Versions::only(1);

@@ -33,7 +33,7 @@ pub use connect::{
 };
 pub use hello::{HELLO_BYTES_MAX, HELLO_TIMEOUT, Hello, HelloError, read_hello, read_proxy_header};
 pub use lobby::{Admission, Lobby, Slots};
-pub use message::{DIAL_MESSAGE_TIMEOUT, MessageError, read_message, write_message};
+pub use message::{DIAL_MESSAGE_TIMEOUT, MessageError, read_dial_request, read_message, write_message};
 pub use outbound::{HttpProxyError, Outbound, OutboundError};
 pub use read_ahead::ReadAhead;
 pub use refused_address::address_refusal;

@@ -9,20 +9,20 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use wayleave_api::agent::{AgentHello, AgentToProxy, PolicyHeld, ProxyHello, ProxyToAgent};
 use wayleave_api::agent::{agent_to_proxy, proxy_to_agent};
-use wayleave_api::{ALPN_TUNNEL, CONTROL_VERSION};
-use wayleave_dial::{DialRefusal, DialRequest, DialResponse, Resume, VERSION};
+use wayleave_api::{ALPN_TUNNEL, CONTROL_VERSIONS};
+use wayleave_dial::{DialRefusal, DialResponse, Heard, Resume};
 use wayleave_identity::UserPrincipal;
 use wayleave_keystore::{Audience, client_config, public_client_config};
 use wayleave_mux::{Config, Role};
 use wayleave_net::{
     BoxStream, ClusterStream, ConnectError, DIAL_MESSAGE_TIMEOUT, Inbound, ToldError, Tunnel, TunnelClosed,
-    TunnelEvent, TunnelStream, connect_cluster, connect_told, read_message, write_message,
+    TunnelEvent, TunnelStream, connect_cluster, connect_told, read_dial_request, write_message,
 };
 use wayleave_resumable::Begun;
 use wayleave_runtime::Clock;
 use wayleave_telemetry::{SpanKind, span_id};
 use wayleave_tunnel::Connected;
-use wayleave_vocab::{HostId, HostPort, Incarnation, SystemRole};
+use wayleave_vocab::{Capabilities, HostId, HostPort, Incarnation, SystemRole, Versions, printable};
 
 /// How long the proxy may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,6 +58,8 @@ pub(crate) enum DialError {
     NoHello,
     #[error("the proxy's hello is not understood")]
     BadHello,
+    #[error("{0}")]
+    Version(String),
 }
 
 /// What a tunnel tells the agent.
@@ -145,9 +147,7 @@ pub(crate) async fn dial(
     let hello = tokio::time::timeout(HELLO_TIMEOUT, first_hello(&mut news))
         .await
         .map_err(|_| DialError::NoHello)??;
-    if hello.proxy_id != proxy_id.to_string() || hello.version != CONTROL_VERSION {
-        return Err(DialError::BadHello);
-    }
+    check_hello(&hello, proxy_id)?;
     let proxy = Connected { proxy: proxy_id, incarnation: Incarnation(hello.incarnation) };
     if avoid.contains(&proxy) {
         return Err(DialError::AlreadyConnected(proxy, closer));
@@ -156,6 +156,19 @@ pub(crate) async fn dial(
     send_hello(shared, &tunnel);
     closer.keep();
     Ok(Established { tunnel, proxy, hello, news })
+}
+
+/// It is who the certificate says, and speaks a version that this agent does.
+fn check_hello(hello: &ProxyHello, proxy: HostId) -> Result<(), DialError> {
+    if hello.proxy_id != proxy.to_string() {
+        return Err(DialError::BadHello);
+    }
+    let theirs = Versions::told(hello.version, hello.version_oldest);
+    CONTROL_VERSIONS.agree(theirs).map(|_| ()).map_err(|unsupported| {
+        let own = concat!("this agent (release ", env!("CARGO_PKG_VERSION"), ")");
+        let other = format!("proxy {proxy} (release {})", printable(&hello.release));
+        DialError::Version(unsupported.explain(own, &other))
+    })
 }
 
 /// The tunnel of an attempt that is given up: dropping this closes it.
@@ -194,10 +207,11 @@ fn send_hello(shared: &Shared, tunnel: &Tunnel) {
     let config = &shared.config;
     let held = config.policy.revision();
     let hello = AgentHello {
-        version: CONTROL_VERSION,
+        version: CONTROL_VERSIONS.newest(),
+        version_oldest: CONTROL_VERSIONS.oldest(),
         host_id: config.host_id.to_string(),
         services: config.services.clone(),
-        capabilities: Vec::new(),
+        capabilities: Capabilities::own().names().map(str::to_owned).collect(),
         release: env!("CARGO_PKG_VERSION").to_owned(),
         policy_held: Some(PolicyHeld { generation: held.generation, counter: held.counter }),
         started_ms: config.started_ms,
@@ -265,8 +279,12 @@ fn too_fast(tunnel: &Tunnel) {
 }
 
 async fn serve_stream(shared: &Arc<Shared>, proxy: HostId, mut stream: TunnelStream) {
-    let request: DialRequest = match read_message(&mut stream, DIAL_MESSAGE_TIMEOUT).await {
-        Ok(request) => request,
+    let request = match read_dial_request(&mut stream, DIAL_MESSAGE_TIMEOUT, "the agent").await {
+        Ok(Heard::Request(request)) => *request,
+        Ok(Heard::Refused(refusal)) => {
+            shared.metrics.streams_refused.increment();
+            return refuse(stream, refusal).await;
+        }
         Err(error) => {
             tracing::debug!(%error, "a stream did not begin with a dial request");
             return;
@@ -281,9 +299,7 @@ async fn serve_stream(shared: &Arc<Shared>, proxy: HostId, mut stream: TunnelStr
     let id = span_id(&trace, own.as_bytes(), "stream");
     let mut span = shared.tracer.begin("agent.stream", SpanKind::Server, trace, id, Some(parent));
     let adapter = shared.adapters.iter().find(|adapter| adapter.serves(&request));
-    let refusal = if request.v != VERSION {
-        Some(format!("dial requests of version {} are not understood, only {VERSION}", request.v))
-    } else if request.host_id != Some(shared.config.host_id) {
+    let refusal = if request.host_id != Some(shared.config.host_id) {
         Some("this stream was meant for another agent".to_owned())
     } else if adapter.is_none() {
         Some("this agent does not serve such a resource".to_owned())
@@ -293,10 +309,7 @@ async fn serve_stream(shared: &Arc<Shared>, proxy: HostId, mut stream: TunnelStr
     let (Some(adapter), None) = (adapter, &refusal) else {
         shared.metrics.streams_refused.increment();
         span.fail(|| "refused".to_owned());
-        let refusal = DialRefusal::Invalid { detail: refusal.unwrap_or_default() };
-        let _ = write_message(&mut stream, &DialResponse::Refused { refusal }).await;
-        let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
-        return;
+        return refuse(stream, DialRefusal::invalid(refusal.unwrap_or_default())).await;
     };
     if let Err(error) = write_message(&mut stream, &DialResponse::Established { route: None }).await {
         tracing::debug!(%error, "a dial request could not be answered");
@@ -320,9 +333,39 @@ async fn serve_stream(shared: &Arc<Shared>, proxy: HostId, mut stream: TunnelStr
     }
 }
 
+async fn refuse(mut stream: TunnelStream, refusal: DialRefusal) {
+    let _ = write_message(&mut stream, &DialResponse::Refused { refusal }).await;
+    let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn check_version(version: u32, version_oldest: u32, expected: Option<&str>) {
+        let proxy = HostId::from_random([1; 16]);
+        let hello = ProxyHello {
+            version,
+            version_oldest,
+            proxy_id: proxy.to_string(),
+            capabilities: vec!["teleportation".into()],
+            release: "9.1".into(),
+            ..ProxyHello::default()
+        };
+        let refused = check_hello(&hello, proxy).err().map(|error| error.to_string());
+        assert_eq!(refused.is_some(), expected.is_some(), "{refused:?}");
+        if let (Some(refused), Some(expected)) = (refused, expected) {
+            assert!(refused.contains("release 9.1") && refused.ends_with(expected), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_of_a_newer_release_is_used_if_it_speaks_this_version_too() {
+        check_version(1, 0, None);
+        check_version(7, 1, None);
+        check_version(7, 2, Some(concat!("upgrade this agent (release ", env!("CARGO_PKG_VERSION"), ")")));
+        check_version(0, 0, Some("(release 9.1)"));
+    }
 
     #[test]
     fn f_a_proxy_cannot_pile_up_policies_in_an_agents_memory() {

@@ -4,6 +4,7 @@ use crate::access::Access;
 use crate::failure::Failure;
 use crate::traces;
 use rustls::ClientConfig;
+use std::collections::BTreeSet;
 use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use wayleave_net::{
     BoxStream, ConnectError, ToldError, connect_cluster, connect_first, connect_told, read_message,
     write_message,
 };
-use wayleave_vocab::{ClusterName, HostPort, NodeName, SystemRole, TraceId};
+use wayleave_vocab::{Capability, ClusterName, HostPort, NodeName, SystemRole, TraceId};
 
 /// How long a proxy may take to reach the agent.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -226,6 +227,7 @@ async fn ask(
         from_peer: false,
         report_route: false,
         resume,
+        needs: BTreeSet::new(),
     };
     tracing::debug!(%proxy, name = %target.name(), trace_id = %request.trace_id, "dialling");
     write_message(&mut stream, &request).await.map_err(|e| Attempt::Next(e.into()))?;
@@ -237,7 +239,11 @@ async fn ask(
         }
         DialResponse::Refused { refusal } => Err(match &refusal {
             DialRefusal::Unavailable { .. } | DialRefusal::NotHere { .. } => Attempt::Next(refusal.into()),
-            DialRefusal::Invalid { .. } if resume == Some(Resume::New) => Attempt::Plainly(refusal.into()),
+            DialRefusal::Invalid { missing: Some(missing), .. }
+                if resume == Some(Resume::New) && missing == Capability::Resume.name() =>
+            {
+                Attempt::Plainly(refusal.into())
+            }
             DialRefusal::UnknownTarget { .. }
             | DialRefusal::Ambiguous { .. }
             | DialRefusal::Offline { .. }
@@ -356,13 +362,18 @@ mod tests {
             DialRefusal::Offline { name, detail: detail.clone() },
             DialRefusal::Denied { detail: detail.clone() },
             DialRefusal::Unavailable { detail: detail.clone() },
-            DialRefusal::Invalid { detail: detail.clone() },
+            DialRefusal::invalid(&detail),
             DialRefusal::TimedOut { detail: detail.clone() },
         ];
         for refusal in refusals {
             let answer = answered(refusal.clone(), Resume::Reattach).await;
             assert!(matches!(answer, Err(Attempt::Next(_))), "{refusal:?}");
         }
+        let missing = DialRefusal::Invalid { detail: detail.clone(), missing: Some("resume".into()) };
+        let plainly = answered(missing, Resume::New).await;
+        assert!(matches!(plainly, Err(Attempt::Plainly(_))), "the agent is of an older release");
+        let invalid = answered(DialRefusal::invalid(&detail), Resume::New).await;
+        assert!(matches!(invalid, Err(Attempt::Final(_))), "nothing is left out that was not the matter");
         let denied = answered(DialRefusal::Denied { detail }, Resume::New).await;
         assert!(matches!(denied, Err(Attempt::Final(_))), "a new stream was denied");
     }

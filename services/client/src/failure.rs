@@ -330,7 +330,7 @@ mod tests {
         check(DialRefusal::Denied { detail: detail.clone() }, 3);
         check(DialRefusal::Unavailable { detail: detail.clone() }, 5);
         check(DialRefusal::TimedOut { detail: detail.clone() }, 5);
-        check(DialRefusal::Invalid { detail }, 1);
+        check(DialRefusal::invalid(detail), 1);
     }
 
     #[test]

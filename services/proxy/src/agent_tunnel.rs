@@ -1,7 +1,7 @@
 //! One agent's tunnel, from its TLS handshake to its end.
 
 use crate::cluster::{Broadcast, encode};
-use crate::registry::Registered;
+use crate::registry::{AgentLife, Registered};
 use crate::service::Shared;
 use crate::web::ServerTls;
 use bytes::Bytes;
@@ -11,14 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
-use wayleave_api::CONTROL_VERSION;
+use wayleave_api::CONTROL_VERSIONS;
 use wayleave_api::agent::{AgentHello, AgentToProxy, Drain, ProxyHello, agent_to_proxy, proxy_to_agent};
 use wayleave_identity::Principal;
 use wayleave_keystore::{Audience, IdentifyError};
 use wayleave_mux::{Config, Role};
 use wayleave_net::{Admission, Tunnel, TunnelClosed, TunnelEvent};
 use wayleave_runtime::{Clock, Shutdown};
-use wayleave_vocab::{HostId, PolicyRevision};
+use wayleave_vocab::{Capabilities, HostId, PolicyRevision, Versions, printable};
 
 /// How long the agent may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,6 +44,8 @@ pub(crate) enum AgentTunnelError {
     NoHello,
     #[error("the agent's hello is not understood")]
     BadHello,
+    #[error("{0}")]
+    Version(String),
     #[error("the tunnel ended")]
     Closed(#[source] TunnelClosed),
 }
@@ -85,9 +87,7 @@ pub(crate) async fn serve(
     let hello = tokio::time::timeout(HELLO_TIMEOUT, first_hello(&mut news))
         .await
         .map_err(|_| AgentTunnelError::NoHello)??;
-    if hello.host_id != host_id.to_string() || hello.version != CONTROL_VERSION {
-        return Err(AgentTunnelError::BadHello);
-    }
+    check_hello(&hello, host_id)?;
     let mut up = Up::new(shared, host_id, &hello, &tunnel);
     tracing::info!(agent = %host_id, %client, "an agent is connected");
     let reason = attend(shared, &tunnel, told.knowing(&hello), news, &mut up, &shutdown).await;
@@ -96,15 +96,31 @@ pub(crate) async fn serve(
     Ok(())
 }
 
+/// It is who the certificate says, and speaks a version that this proxy does.
+fn check_hello(hello: &AgentHello, agent: HostId) -> Result<(), AgentTunnelError> {
+    if hello.host_id != agent.to_string() {
+        return Err(AgentTunnelError::BadHello);
+    }
+    let theirs = Versions::told(hello.version, hello.version_oldest);
+    CONTROL_VERSIONS.agree(theirs).map(|_| ()).map_err(|unsupported| {
+        let own = concat!("this proxy (release ", env!("CARGO_PKG_VERSION"), ")");
+        let other = format!("agent {agent} (release {})", printable(&hello.release));
+        let text = unsupported.explain(own, &other);
+        tracing::warn!("an agent is refused: {text}");
+        AgentTunnelError::Version(text)
+    })
+}
+
 /// Tells the agent which proxy this is and what the cluster looks like.
 fn say_hello(shared: &Shared, tunnel: &Tunnel) -> Told {
     let broadcast = shared.cluster.broadcast.subscribe();
     let view = broadcast.borrow().view.clone();
     let hello = ProxyHello {
-        version: CONTROL_VERSION,
+        version: CONTROL_VERSIONS.newest(),
+        version_oldest: CONTROL_VERSIONS.oldest(),
         proxy_id: shared.config.host_id.to_string(),
         incarnation: shared.routes.incarnation().0,
-        capabilities: Vec::new(),
+        capabilities: Capabilities::own().names().map(str::to_owned).collect(),
         release: env!("CARGO_PKG_VERSION").to_owned(),
         view: Some(shared.cluster.view()),
     };
@@ -128,7 +144,7 @@ struct Up<'a> {
 
 impl<'a> Up<'a> {
     fn new(shared: &'a Shared, host_id: HostId, hello: &AgentHello, tunnel: &Tunnel) -> Self {
-        let registered = shared.registry.register(host_id, hello.started_ms, tunnel.clone());
+        let registered = shared.registry.register(host_id, AgentLife::of(hello), tunnel.clone());
         shared.routes.tunnel_up(host_id, shared.clock.mono());
         shared.metrics.tunnels_accepted.increment();
         Self { shared, host_id, registered, has_left: false }

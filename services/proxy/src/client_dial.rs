@@ -5,11 +5,11 @@ use crate::service::Shared;
 use crate::web::ServerTls;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use wayleave_dial::{DialRefusal, DialRequest, DialResponse, VERSION};
+use wayleave_dial::{DialRefusal, DialRequest, DialResponse, Heard};
 use wayleave_identity::Principal;
 use wayleave_keystore::Audience;
 use wayleave_net::{
-    Admission, DIAL_MESSAGE_TIMEOUT, Dialer, MessageError, read_message, splice, write_message,
+    Admission, DIAL_MESSAGE_TIMEOUT, Dialer, MessageError, read_dial_request, splice, write_message,
 };
 use wayleave_runtime::{Clock, Shutdown};
 
@@ -45,15 +45,18 @@ pub(crate) async fn serve(
         return Err(ClientDialError::NotAUser);
     };
     admission.known();
-    let request: DialRequest =
-        read_message(&mut tls, DIAL_MESSAGE_TIMEOUT).await.map_err(ClientDialError::Request)?;
+    let heard = read_dial_request(&mut tls, DIAL_MESSAGE_TIMEOUT, "the proxy").await;
+    let request = match heard.map_err(ClientDialError::Request)? {
+        Heard::Request(request) => *request,
+        Heard::Refused(refusal) => {
+            tracing::debug!(user = %user.name, %refusal, "a dial request cannot be carried out");
+            let answer = DialResponse::Refused { refusal };
+            return write_message(&mut tls, &answer).await.map_err(ClientDialError::Answer);
+        }
+    };
     let report_route = request.report_route;
     tracing::debug!(user = %user.name, target = ?request.target, trace_id = %request.trace_id, "dialling");
-    let dialled = if request.v != VERSION {
-        Err(DialRefusal::Invalid {
-            detail: format!("dial requests of version {} are not understood, only {VERSION}", request.v),
-        })
-    } else if shutdown.is_requested() {
+    let dialled = if shutdown.is_requested() {
         Err(DialRefusal::Unavailable { detail: "this proxy is going away, try again".to_owned() })
     } else {
         // What the client says of itself and of the way is replaced by what this proxy knows.

@@ -118,7 +118,10 @@ async fn open_stream(
     let (_, way) =
         shared.registry.find(host_id).ok_or_else(|| unreachable("its tunnel has just ended".to_owned()))?;
     let tunnel = match way {
-        registry::Way::Tunnel(tunnel) => tunnel,
+        registry::Way::Tunnel(tunnel, capabilities) => {
+            request.check(&format!("the agent of {}", request.target.name()), &capabilities)?;
+            tunnel
+        }
         registry::Way::Here(adapter) => return open_here(shared, adapter, request),
     };
     let mut stream = tunnel.open(Class::Interactive).map_err(|e| unreachable(e.to_string()))?;

@@ -9,7 +9,7 @@ use wayleave_dial::{DialRefusal, DialRequest};
 use wayleave_net::{Adapter, BoxStream, Hosted, Hosting, Inbound};
 use wayleave_runtime::Clock;
 use wayleave_telemetry::Counter;
-use wayleave_vocab::{HostId, Incarnation};
+use wayleave_vocab::{Capability, HostId, Incarnation};
 
 /// Bytes under way to or from such a machine's adapter.
 const PIPE_BYTES: usize = 64 * 1024;
@@ -57,7 +57,7 @@ pub(crate) fn open_here(
     if request.resume.is_some() {
         // The other end is this very process: it is gone with the connection.
         let detail = format!("connections to {} end with their proxy", request.target.name());
-        return Err(DialRefusal::Invalid { detail });
+        return Err(DialRefusal::Invalid { detail, missing: Some(Capability::Resume.name().to_owned()) });
     }
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
     let inbound = Inbound { stream: Box::new(far), request: request.clone(), resumption: None };

@@ -5,18 +5,31 @@ use crate::counted::StreamCount;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
+use wayleave_api::agent::AgentHello;
 use wayleave_net::{Adapter, Tunnel};
-use wayleave_vocab::HostId;
+use wayleave_vocab::{Capabilities, HostId};
 
 /// Tunnels of one agent at a time: it needs one, two while it replaces it; a machine that was cloned has more.
 const TUNNELS_PER_AGENT_MAX: usize = 8;
 
+/// What an agent says of its process.
+pub(crate) struct AgentLife {
+    /// When it started: a newer life is preferred.
+    started_ms: u64,
+    capabilities: Arc<Capabilities>,
+}
+
+impl AgentLife {
+    pub(crate) fn of(hello: &AgentHello) -> Self {
+        let capabilities = Arc::new(Capabilities::told(&hello.capabilities));
+        Self { started_ms: hello.started_ms, capabilities }
+    }
+}
+
 /// One tunnel of one agent.
-#[derive(Clone)]
 struct Held {
     id: u64,
-    /// When the agent's process started: a newer life is preferred.
-    started_ms: u64,
+    life: AgentLife,
     tunnel: Tunnel,
     /// The agent takes no more streams on it.
     is_leaving: bool,
@@ -39,8 +52,8 @@ struct HostedHere {
 /// How a host is reached from here.
 #[derive(Clone)]
 pub(crate) enum Way {
-    /// Through its agent's tunnel.
-    Tunnel(Tunnel),
+    /// Through its agent's tunnel, if that can do what is needed.
+    Tunnel(Tunnel, Arc<Capabilities>),
     /// This proxy serves it.
     Here(Arc<dyn Adapter>),
 }
@@ -72,12 +85,12 @@ impl Registry {
     }
 
     /// Registers a tunnel; the agent is reachable through it from now on. One too many closes the oldest.
-    pub(crate) fn register(&self, host_id: HostId, started_ms: u64, tunnel: Tunnel) -> Registered<'_> {
+    pub(crate) fn register(&self, host_id: HostId, life: AgentLife, tunnel: Tunnel) -> Registered<'_> {
         let mut held = self.lock();
         held.next_id += 1;
         let id = held.next_id;
         let tunnels = held.by_host.entry(host_id).or_default();
-        tunnels.push(Held { id, started_ms, tunnel, is_leaving: false });
+        tunnels.push(Held { id, life, tunnel, is_leaving: false });
         if tunnels.len() > TUNNELS_PER_AGENT_MAX {
             tracing::warn!(agent = %host_id, "one agent has too many tunnels here: its oldest is closed");
             tunnels.remove(0).tunnel.close();
@@ -132,8 +145,8 @@ impl Registry {
         tunnels
             .iter()
             .filter(|h| !h.is_leaving && !h.tunnel.is_ended())
-            .max_by_key(|h| (h.started_ms, h.id))
-            .map(|h| (h.id, Way::Tunnel(h.tunnel.clone())))
+            .max_by_key(|h| (h.life.started_ms, h.id))
+            .map(|h| (h.id, Way::Tunnel(h.tunnel.clone(), h.life.capabilities.clone())))
     }
 
     /// How many there are.

@@ -124,6 +124,7 @@ pub const TABLE: &[(&str, &str, Reached)] = &[
     ("services/client/src/users.rs", "parse_trait", Not(TYPED)),
     ("services/instance/src/join_token.rs", "parse", By("words")),
     ("wire/dial/src/lib.rs", "decode_body", By("dial")),
+    ("wire/dial/src/lib.rs", "decode_request", By("dial")),
     ("wire/http-proxy/src/answer.rs", "parse_answer", By("http_proxy")),
     ("wire/http-proxy/src/bypass.rs", "parse", By("http_proxy")),
     ("wire/http-proxy/src/setting.rs", "decode_percent", By("http_proxy")),

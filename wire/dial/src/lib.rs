@@ -5,19 +5,23 @@
 //! After an accepting [`DialResponse`] the stream is raw bytes.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use wayleave_vocab::{HostId, Incarnation, NodeName, TraceId};
+use std::collections::BTreeSet;
+use wayleave_vocab::{
+    CAPABILITIES_MAX, Capabilities, Capability, HostId, Incarnation, NodeName, TraceId, Versions,
+};
 
 /// Longest message in bytes, checked before anything is allocated.
 pub const MESSAGE_BYTES_MAX: usize = 8 * 1024;
 
 /// The version this build writes.
 pub const VERSION: u8 = 1;
+/// The versions this build reads.
+pub const VERSIONS: Versions = Versions::only(VERSION as u32);
 
-/// Asks for a connection to a resource.
+/// Asks for a connection to a resource. A field that is not known says nothing: what must be obeyed is among the needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct DialRequest {
-    /// Version of this message.
+    /// The oldest version that can carry it out.
     pub v: u8,
     /// What to connect to.
     pub target: DialTarget,
@@ -36,9 +40,72 @@ pub struct DialRequest {
     #[serde(default)]
     pub report_route: bool,
     /// Asks the agent for a stream that can be resumed; what follows the answer is frames then (`wire/resume`). Proxies
-    /// pass it on. An agent that cannot do it answers [`DialRefusal::Invalid`].
+    /// pass it on. It is [needed](Self::needed) without being named there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<Resume>,
+    /// Names of capabilities that whoever passes it on and whoever carries it out must have, because of fields that
+    /// older releases would ignore.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub needs: BTreeSet<String>,
+}
+
+impl DialRequest {
+    /// All that it needs.
+    pub fn needed(&self) -> Capabilities {
+        let resume = self.resume.map(|_| Capability::Resume.name());
+        Capabilities::told(self.needs.iter().map(String::as_str).chain(resume))
+    }
+
+    /// The answer to it of whoever knows what the next process on the way can do, when that is too little.
+    ///
+    /// # Errors
+    /// [`DialRefusal::Invalid`], which names what is missing; `whom` is who lacks it.
+    pub fn check(&self, whom: &str, capabilities: &Capabilities) -> Result<(), DialRefusal> {
+        let needed = self.needed();
+        match needed.missing_in(capabilities) {
+            _ if self.needs.len() > CAPABILITIES_MAX => {
+                Err(DialRefusal::invalid("a dial request with too many needs"))
+            }
+            None => Ok(()),
+            Some(missing) => Err(DialRefusal::Invalid {
+                detail: format!("{whom} cannot do what is asked ({missing}): upgrade {whom}"),
+                missing: Some(missing.to_owned()),
+            }),
+        }
+    }
+}
+
+/// A dial request as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// This build can do what it needs.
+    Request(Box<DialRequest>),
+    /// It cannot, and this is the answer.
+    Refused(DialRefusal),
+}
+
+/// A dial request from the bytes behind its length; `whom` is what a person would upgrade here.
+///
+/// # Errors
+/// [`DecodeError::Malformed`] when they are no message with a version: that is not even answered.
+pub fn decode_request(body: &[u8], whom: &str) -> Result<Heard, DecodeError> {
+    let Header { v } = decode_body(body)?;
+    if let Err(unsupported) = VERSIONS.agree(Versions::only(v)) {
+        return Ok(Heard::Refused(DialRefusal::invalid(unsupported.explain(whom, "who dials"))));
+    }
+    let refused = match decode_body::<DialRequest>(body) {
+        Ok(request) => match request.check(whom, &Capabilities::own()) {
+            Ok(()) => return Ok(Heard::Request(Box::new(request))),
+            Err(refusal) => refusal,
+        },
+        Err(error) => DialRefusal::invalid(format!("{error}: if it is of a newer release, upgrade {whom}")),
+    };
+    Ok(Heard::Refused(refused))
+}
+
+#[derive(Deserialize)]
+struct Header {
+    v: u32,
 }
 
 /// What a resumable stream begins as.
@@ -53,7 +120,7 @@ pub enum Resume {
 
 /// The resource that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum DialTarget {
     /// SSH Service of a node, by name or by the text of its host id.
     Ssh {
@@ -158,6 +225,9 @@ pub enum DialRefusal {
     Invalid {
         /// What is wrong with it.
         detail: String,
+        /// The capability that it needs and somebody on the way has not got: without it the request may be good.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        missing: Option<String>,
     },
     /// It took too long.
     #[error("no answer in time: {detail}")]
@@ -165,6 +235,13 @@ pub enum DialRefusal {
         /// What did not answer.
         detail: String,
     },
+}
+
+impl DialRefusal {
+    /// A request that is wrong whatever is left out of it.
+    pub fn invalid(detail: impl Into<String>) -> Self {
+        Self::Invalid { detail: detail.into(), missing: None }
+    }
 }
 
 /// What a proxy puts in front of a client's own TLS when it passes a connection on to Auth. Auth believes it because
@@ -237,6 +314,7 @@ mod tests {
             from_peer: false,
             report_route: false,
             resume: None,
+            needs: BTreeSet::new(),
         }
     }
 
@@ -279,6 +357,70 @@ mod tests {
         assert_eq!(decode_body::<DialResponse>(&bytes[2..]), Ok(refused));
     }
 
+    fn heard(json: &str) -> Heard {
+        decode_request(json.as_bytes(), "the proxy").unwrap()
+    }
+
+    /// A request of the golden file with more in it.
+    fn with(more: &str) -> String {
+        include_str!("../golden/dial_request_v1.json").trim_end().replacen('{', &format!("{{{more},"), 1)
+    }
+
+    #[test]
+    fn fields_of_newer_releases_say_nothing() {
+        let newer = with(r#""colour":"red","nested":{"a":[1]}"#).replace(r#""kind":"#, r#""hue":3,"kind":"#);
+        assert_eq!(heard(&newer), Heard::Request(Box::new(request())));
+    }
+
+    #[test]
+    fn a_need_that_is_not_known_is_refused_by_name() {
+        match heard(&with(r#""needs":["teleportation"]"#)) {
+            Heard::Refused(DialRefusal::Invalid { detail, missing }) => {
+                assert_eq!(missing.as_deref(), Some("teleportation"));
+                assert!(detail.ends_with("upgrade the proxy"), "{detail}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(heard(&with(r#""needs":["resume"],"resume":"new""#)), Heard::Request(_)));
+    }
+
+    #[test]
+    fn what_another_process_lacks_is_known_before_it_is_asked() {
+        let resumable = DialRequest { resume: Some(Resume::New), ..request() };
+        let (old, own) = (Capabilities::default(), Capabilities::own());
+        assert_eq!((request().check("a", &old), resumable.check("a", &own)), (Ok(()), Ok(())));
+        let refused = resumable.check("the agent", &old).unwrap_err();
+        assert!(
+            matches!(refused, DialRefusal::Invalid { missing: Some(missing), .. } if missing == "resume")
+        );
+    }
+
+    #[test]
+    fn another_version_is_refused_with_both_versions() {
+        let other = include_str!("../golden/dial_request_v1.json").replace(r#""v":1"#, r#""v":900"#);
+        let said = "the proxy speaks version 1 and who dials version 900: upgrade the proxy";
+        assert_eq!(heard(&other), Heard::Refused(DialRefusal::invalid(said)));
+        assert_eq!(heard(r#"{"v":0}"#), {
+            let said = "the proxy speaks version 1 and who dials version 0: upgrade who dials";
+            Heard::Refused(DialRefusal::invalid(said))
+        });
+    }
+
+    #[test]
+    fn a_target_of_a_newer_release_is_refused_and_garbage_is_not_answered() {
+        let target =
+            include_str!("../golden/dial_request_v1.json").replace(r#""kind":"ssh""#, r#""kind":"desktop""#);
+        match heard(&target) {
+            Heard::Refused(DialRefusal::Invalid { detail, missing: None }) => {
+                assert!(detail.contains("desktop") && detail.ends_with("upgrade the proxy"), "{detail}");
+            }
+            other => panic!("{other:?}"),
+        }
+        for garbage in ["", "{}", "[]", "{\"v\":\"1\"}", "{\"v\":1"] {
+            assert!(decode_request(garbage.as_bytes(), "the proxy").is_err(), "{garbage}");
+        }
+    }
+
     #[test]
     fn a_length_over_the_bound_is_refused_before_allocation() {
         assert_eq!(body_length([0xff, 0xff]), Err(DecodeError::TooLong(0xffff)));
@@ -288,6 +430,7 @@ mod tests {
         #[test]
         fn f_arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
             let _ = decode_body::<DialRequest>(&bytes);
+            let _ = decode_request(&bytes, "the proxy");
             let _ = decode_body::<DialResponse>(&bytes);
         }
     }

@@ -249,6 +249,7 @@ impl JumpConnection {
             from_peer: false,
             report_route: false,
             resume: None,
+            needs: std::collections::BTreeSet::new(),
         };
         let dialer = self.dialer.clone();
         core.start(async move {

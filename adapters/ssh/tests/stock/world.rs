@@ -368,6 +368,7 @@ pub(crate) fn dial_request(client: SocketAddr) -> DialRequest {
         from_peer: false,
         report_route: false,
         resume: None,
+        needs: std::collections::BTreeSet::new(),
     }
 }
 

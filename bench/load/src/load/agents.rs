@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use wayleave_api::CONTROL_VERSION;
+use wayleave_api::CONTROL_VERSIONS;
 use wayleave_api::agent::{AgentHello, AgentToProxy, PolicyHeld, ProxyHello, ProxyToAgent};
 use wayleave_api::agent::{agent_to_proxy, proxy_to_agent};
 use wayleave_dial::{DialRequest, DialResponse};
@@ -104,7 +104,8 @@ pub(crate) async fn connect(
 /// Says who the agent is: from then on the proxy has it.
 pub(crate) fn greet(tunnel: &Tunnel, id: HostId) -> Result<()> {
     let hello = AgentHello {
-        version: CONTROL_VERSION,
+        version: CONTROL_VERSIONS.newest(),
+        version_oldest: CONTROL_VERSIONS.oldest(),
         host_id: id.to_string(),
         services: vec!["ssh".to_owned()],
         capabilities: Vec::new(),

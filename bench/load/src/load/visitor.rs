@@ -98,6 +98,7 @@ pub(crate) async fn dial(stream: &mut BoxStream, node: &NodeName) -> Result<()> 
         from_peer: false,
         report_route: false,
         resume: None,
+        needs: std::collections::BTreeSet::new(),
     };
     write_message(stream, &request).await?;
     match read_message(stream, ANSWER_TIMEOUT).await? {

@@ -34,6 +34,7 @@ pub(super) async fn dial(identity: &Identity, proxy: &HostPort, node: &str) -> a
         from_peer: false,
         report_route: true,
         resume: None,
+        needs: std::collections::BTreeSet::new(),
     };
     let asked = Instant::now();
     write_message(&mut stream, &request).await?;

@@ -3,6 +3,7 @@
 use super::codec::{DIAL_PATH, Messages, message};
 use super::problem::{Answers, PeerName, PeerProblem, ProblemKind, duplicates};
 use super::stream::{MESSAGES_MAX, PeerStream};
+use super::version::agree_with;
 use crate::routes::from_wire;
 use crate::service::Shared;
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tonic::body::Body;
 use tonic::transport::Channel;
 use tower::{Service as _, ServiceExt as _};
-use wayleave_api::PEER_VERSION;
+use wayleave_api::PEER_VERSIONS;
 use wayleave_api::auth::{ProxyRecord, RouteUpdate as WireUpdate};
 use wayleave_api::peer::peer_client::PeerClient;
 use wayleave_api::peer::{PeerPingRequest, SyncRoutesRequest};
@@ -24,7 +25,7 @@ use wayleave_net::{BoxStream, DIAL_MESSAGE_TIMEOUT, connect_told_straight, read_
 use wayleave_peering::Source;
 use wayleave_rpc::peer_channel;
 use wayleave_runtime::{Clock, Shutdown, TaskGroup, random_u64};
-use wayleave_vocab::{HostId, HostPort, Incarnation, Mono, SystemRole};
+use wayleave_vocab::{Capabilities, HostId, HostPort, Incarnation, Mono, SystemRole, Versions, printable};
 
 /// Connections to each peer, over which dials are spread.
 const CONNECTIONS_PER_PEER: usize = 2;
@@ -38,6 +39,8 @@ const UNREACHABLE_AFTER: Duration = Duration::from_secs(10);
 const IDENTIFY_INTERVAL: Duration = Duration::from_secs(30);
 /// The same while it is not known to be the right one.
 const IDENTIFY_INTERVAL_MIN: Duration = Duration::from_secs(3);
+/// Most of what a peer says of versions that is shown.
+const DISAGREEMENT_CHARS_MAX: usize = 400;
 /// So many right answers are waited for before it is looked less often.
 const IDENTIFY_OFTEN: u32 = 5;
 
@@ -71,6 +74,10 @@ enum Link {
 struct Seen {
     link: Link,
     answers: Answers,
+    /// What it says that it can do, once it has said so.
+    capabilities: Option<Capabilities>,
+    /// Why it and this proxy do not understand each other.
+    disagreement: Option<String>,
 }
 
 struct Peer {
@@ -106,11 +113,27 @@ impl Peer {
         }
     }
 
+    fn understand(&self, capabilities: Capabilities) {
+        let mut seen = self.seen();
+        seen.capabilities = Some(capabilities);
+        seen.disagreement = None;
+    }
+
+    fn disagree(&self, why: &str) {
+        let why: String = printable(why).to_string().chars().take(DISAGREEMENT_CHARS_MAX).collect();
+        let mut seen = self.seen();
+        if seen.disagreement.as_ref() != Some(&why) {
+            tracing::warn!(peer = %self.name, "a peer is of a release that this one does not understand: {why}");
+        }
+        seen.disagreement = Some(why);
+    }
+
     /// What is wrong now; `name_of` knows other proxies.
     fn problem(&self, own: HostId, now: Mono, name_of: impl Fn(HostId) -> PeerName) -> Option<PeerProblem> {
         let seen = self.seen();
         let (kind, other) = match (seen.answers.other(), seen.link) {
             (Some(other), _) => (ProblemKind::OtherProxy, Some(name_of(other))),
+            (None, _) if seen.disagreement.is_some() => (ProblemKind::Version, None),
             (None, Link::Failing { since })
                 if self.name.id != own && now.since(since) > UNREACHABLE_AFTER =>
             {
@@ -118,7 +141,13 @@ impl Peer {
             }
             (None, Link::Failing { .. } | Link::Connecting | Link::Ready) => return None,
         };
-        Some(PeerProblem { kind, peer: self.name.clone(), address: self.address.to_string(), other })
+        Some(PeerProblem {
+            kind,
+            peer: self.name.clone(),
+            address: self.address.to_string(),
+            other,
+            detail: seen.disagreement.clone(),
+        })
     }
 }
 
@@ -163,10 +192,12 @@ impl Peers {
             .get(&proxy)
             .cloned()
             .ok_or_else(|| unreachable("no peer address of this proxy is known".to_owned()))?;
+        if let Some(capabilities) = &peer.seen().capabilities {
+            request.check(&format!("proxy {}", peer.name), capabilities)?;
+        }
         let channel = peer.channel().ok_or_else(|| unreachable("there is no connection to it".to_owned()))?;
         let (sender, receiver) = mpsc::channel(MESSAGES_MAX);
-        let first =
-            wayleave_dial::encode(request).map_err(|e| DialRefusal::Invalid { detail: e.to_string() })?;
+        let first = wayleave_dial::encode(request).map_err(|e| DialRefusal::invalid(e.to_string()))?;
         if sender.try_send(message(&first)).is_err() {
             return Err(unreachable("the call could not begin".to_owned()));
         }
@@ -232,6 +263,7 @@ impl Peers {
             peer,
             address: address.to_string(),
             other: Some(other),
+            detail: None,
         };
         let found: Vec<PeerProblem> = duplicates(known).into_iter().map(problem).collect();
         let mut before = self.duplicates.lock().unwrap_or_else(PoisonError::into_inner);
@@ -296,7 +328,12 @@ fn connect(
         incarnation,
         channels,
         next: AtomicUsize::new(0),
-        seen: Mutex::new(Seen { link: Link::Connecting, answers: Answers::default() }),
+        seen: Mutex::new(Seen {
+            link: Link::Connecting,
+            answers: Answers::default(),
+            capabilities: None,
+            disagreement: None,
+        }),
         resync: Notify::new(),
         ended: Shutdown::new(),
         severed,
@@ -373,8 +410,18 @@ async fn sync_once(
 ) -> Result<(), tonic::Status> {
     let gone = || tonic::Status::unavailable("there is no connection to it");
     let mut client = PeerClient::new(peer.channel().ok_or_else(gone)?);
-    let ping = PeerPingRequest { version: PEER_VERSION, capabilities: Vec::new() };
-    let pong = client.ping(ping).await?.into_inner();
+    let pong = client.ping(ping()).await.inspect_err(|status| {
+        if status.code() == tonic::Code::FailedPrecondition {
+            peer.disagree(status.message());
+        }
+    })?;
+    let pong = pong.into_inner();
+    let told = Versions::told(pong.version, pong.version_oldest);
+    agree_with(id, told, &pong.release, shared.config.host_id).map_err(|why| {
+        peer.disagree(&why);
+        tonic::Status::failed_precondition(why)
+    })?;
+    peer.understand(Capabilities::told(&pong.capabilities));
     let incarnation = Incarnation(pong.incarnation);
     let mut updates = client.sync_routes(SyncRoutesRequest {}).await?.into_inner();
     let now = shared.clock.mono();
@@ -394,6 +441,15 @@ async fn sync_once(
             Some(update) => take_update(shared, id, peer, &update)?,
             None => return Err(tonic::Status::unavailable("the peer ended its routes")),
         }
+    }
+}
+
+fn ping() -> PeerPingRequest {
+    PeerPingRequest {
+        version: PEER_VERSIONS.newest(),
+        version_oldest: PEER_VERSIONS.oldest(),
+        capabilities: Capabilities::own().names().map(str::to_owned).collect(),
+        release: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }
 

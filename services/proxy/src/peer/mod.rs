@@ -6,6 +6,7 @@ mod listening;
 mod problem;
 mod server;
 mod stream;
+mod version;
 
 pub(crate) use client::Peers;
 pub(crate) use listening::{bind_early, serve};

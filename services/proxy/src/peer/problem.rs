@@ -12,6 +12,8 @@ pub(crate) enum ProblemKind {
     OtherProxy,
     /// Nobody answers.
     Unreachable,
+    /// It speaks no version that this proxy speaks.
+    Version,
 }
 
 impl ProblemKind {
@@ -20,6 +22,7 @@ impl ProblemKind {
             Self::DuplicateAddress => "peer_address_duplicate",
             Self::OtherProxy => "peer_address_not_its_own",
             Self::Unreachable => "peer_unreachable",
+            Self::Version => "peer_version",
         }
     }
 }
@@ -32,6 +35,8 @@ pub(crate) struct PeerProblem {
     pub(crate) address: String,
     /// The other proxy, where there is one.
     pub(crate) other: Option<PeerName>,
+    /// What both speak, where that is the problem.
+    pub(crate) detail: Option<String>,
 }
 
 /// How people know a proxy.
@@ -49,7 +54,7 @@ impl fmt::Display for PeerName {
 
 impl fmt::Display for PeerProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, peer, address, other } = self;
+        let Self { kind, peer, address, other, detail } = self;
         let other = other.as_ref().map_or_else(|| "another one".to_owned(), ToString::to_string);
         match kind {
             ProblemKind::DuplicateAddress => write!(
@@ -68,6 +73,10 @@ impl fmt::Display for PeerProblem {
                 "proxy {peer} does not answer at its peer address {address}: check that it runs, and the firewall \
                  between the proxies"
             ),
+            ProblemKind::Version => {
+                let detail = detail.as_deref().unwrap_or("no version in common");
+                write!(f, "proxy {peer} at {address} is not understood: {detail}")
+            }
         }
     }
 }
@@ -160,6 +169,7 @@ mod tests {
             peer: peer(1),
             address: "lb.example.com:3021".to_owned(),
             other: Some(peer(2)),
+            detail: None,
         };
         let text = problem.to_string();
         for part in ["lb.example.com:3021", "proxy-1", "proxy-2", "peer_public_addr"] {

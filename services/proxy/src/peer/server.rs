@@ -3,6 +3,7 @@
 use super::client::GRPC_CONTENT_TYPE;
 use super::codec::{DIAL_SERVICE, Messages};
 use super::stream::{MESSAGES_MAX, PeerStream};
+use super::version::agree_with;
 use crate::dial::{DIAL_SPAN, dial_local};
 use crate::metrics::refusal_kind;
 use crate::service::Shared;
@@ -23,15 +24,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::{Request, Response, Status};
-use wayleave_api::PEER_VERSION;
+use wayleave_api::PEER_VERSIONS;
 use wayleave_api::auth::RouteUpdate;
 use wayleave_api::peer::peer_server::{Peer, PeerServer};
 use wayleave_api::peer::{PeerPingRequest, PeerPingResponse, SyncRoutesRequest};
-use wayleave_dial::{DialRefusal, DialRequest, DialResponse, VERSION};
+use wayleave_dial::{DialRefusal, DialResponse, Heard};
 use wayleave_identity::{HostPrincipal, Principal};
 use wayleave_keystore::Audience;
 use wayleave_net::{
-    Admission, HELLO_TIMEOUT, ReadAhead, Rewind, Severable, Slots, accept_loop, read_message, splice,
+    Admission, HELLO_TIMEOUT, ReadAhead, Rewind, Severable, Slots, accept_loop, read_dial_request, splice,
     write_message,
 };
 use wayleave_rpc::{
@@ -39,7 +40,7 @@ use wayleave_rpc::{
 };
 use wayleave_runtime::{Clock, Shutdown};
 use wayleave_telemetry::{SpanKind, span_id};
-use wayleave_vocab::{HostId, SystemRole};
+use wayleave_vocab::{Capabilities, HostId, SystemRole, Versions};
 
 /// Calls at a time on one connection; every stream of a user is one, and none may ever queue.
 const STREAMS_MAX: u32 = 1 << 20;
@@ -52,7 +53,8 @@ const HANDSHAKEN_MAX: usize = 64;
 const PEER_CONNECTIONS_MAX: usize = 4096;
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
 const PREFACE_BYTES: usize = 24;
-const CAPABILITIES: [&str; 1] = ["routes"];
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Serves the peers until shutdown; calls that are under way go on.
 pub(super) async fn serve_peers(shared: Arc<Shared>, listener: TcpListener, shutdown: Shutdown) {
@@ -149,12 +151,18 @@ impl Peer for PeerService {
     type SyncRoutesStream = RouteStream;
 
     async fn ping(&self, request: Request<PeerPingRequest>) -> Result<Response<PeerPingResponse>, Status> {
-        calling_proxy(&self.shared, request.extensions())?;
+        let peer = calling_proxy(&self.shared, request.extensions())?;
+        let ping = request.into_inner();
+        let told = Versions::told(ping.version, ping.version_oldest);
+        let own = self.shared.config.host_id;
+        agree_with(peer, told, &ping.release, own).map_err(Status::failed_precondition)?;
         Ok(Response::new(PeerPingResponse {
             proxy_id: self.shared.config.host_id.to_string(),
             incarnation: self.shared.routes.incarnation().0,
-            version: PEER_VERSION,
-            capabilities: CAPABILITIES.iter().map(ToString::to_string).collect(),
+            version: PEER_VERSIONS.newest(),
+            version_oldest: PEER_VERSIONS.oldest(),
+            capabilities: Capabilities::own().names().map(str::to_owned).collect(),
+            release: env!("CARGO_PKG_VERSION").to_owned(),
         }))
     }
 
@@ -219,22 +227,34 @@ impl PeerService {
     }
 }
 
+async fn refuse(mut stream: PeerStream, refusal: DialRefusal) -> Result<(), BoxError> {
+    write_message(&mut stream, &DialResponse::Refused { refusal }).await?;
+    tokio::io::AsyncWriteExt::shutdown(&mut stream).await?;
+    Ok(())
+}
+
 async fn answer_dial(
     shared: &Arc<Shared>,
     peer: HostId,
     mut stream: PeerStream,
     shutdown: &Shutdown,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let request: DialRequest = read_message(&mut stream, HELLO_TIMEOUT).await?;
+) -> Result<(), BoxError> {
+    let request = match read_dial_request(&mut stream, HELLO_TIMEOUT, "the proxy in between").await? {
+        Heard::Request(request) => *request,
+        Heard::Refused(refusal) => {
+            shared.metrics.served_peer(Some(&refusal));
+            return refuse(stream, refusal).await;
+        }
+    };
     let (own, trace) = (shared.config.host_id, *request.trace_id.as_bytes());
     let parent = span_id(&trace, peer.as_bytes(), &format!("attempt by {own}"));
     let id = span_id(&trace, own.as_bytes(), DIAL_SPAN);
     let mut span = shared.tracer.begin("proxy.peer_dial", SpanKind::Server, trace, id, Some(parent));
     let dialled = match request.host_id {
-        _ if request.v != VERSION || !request.from_peer => Err(DialRefusal::Invalid {
-            detail: "a peer's dial request of another version, or not marked as a peer's".to_owned(),
-        }),
-        None => Err(DialRefusal::Invalid { detail: "a peer's dial request without a host id".to_owned() }),
+        _ if !request.from_peer => {
+            Err(DialRefusal::invalid("a peer's dial request that is not marked as a peer's"))
+        }
+        None => Err(DialRefusal::invalid("a peer's dial request without a host id")),
         Some(_) if shutdown.is_requested() => {
             Err(DialRefusal::Unavailable { detail: "this proxy is going away".to_owned() })
         }
@@ -246,10 +266,7 @@ async fn answer_dial(
     }
     drop(span);
     match dialled {
-        Err(refusal) => {
-            write_message(&mut stream, &DialResponse::Refused { refusal }).await?;
-            tokio::io::AsyncWriteExt::shutdown(&mut stream).await?;
-        }
+        Err(refusal) => return refuse(stream, refusal).await,
         Ok(agent) => {
             write_message(&mut stream, &DialResponse::Established { route: None }).await?;
             splice(stream, agent).await?;

@@ -10,7 +10,7 @@ use tokio_rustls::client::TlsStream;
 use wayleave_api::agent::{
     AgentHello, AgentToProxy, PolicyHeld, ProxyToAgent, agent_to_proxy, proxy_to_agent,
 };
-use wayleave_api::{ALPN_TUNNEL, CONTROL_VERSION};
+use wayleave_api::{ALPN_TUNNEL, CONTROL_VERSIONS};
 use wayleave_dial::{DialRequest, DialResponse};
 use wayleave_keystore::{Credentials, client_config};
 use wayleave_mux::{Config, Role};
@@ -32,10 +32,20 @@ pub(crate) struct Agent {
 impl Agent {
     /// Connects to a proxy with an honest certificate and hello, and waits for the proxy's hello.
     pub(crate) async fn connect(cluster: &Cluster, proxy: &HostPort, id: HostId) -> Self {
+        Self::connect_saying(cluster, proxy, id, hello(id)).await
+    }
+
+    /// The same with a hello of another release.
+    pub(crate) async fn connect_saying(
+        cluster: &Cluster,
+        proxy: &HostPort,
+        id: HostId,
+        hello: AgentHello,
+    ) -> Self {
         let credentials = cluster.authorities.host(id, &[SystemRole::Node]);
         let stream: BoxStream = Box::new(tls(cluster, proxy, &credentials).await.unwrap());
         let mut agent = Self::over(stream, &cluster.tasks);
-        agent.say(hello(id));
+        agent.say(hello);
         assert!(matches!(agent.heard().await, Some(proxy_to_agent::Message::Hello(_))));
         agent
     }
@@ -85,7 +95,8 @@ impl Agent {
 
 pub(crate) fn hello(id: HostId) -> AgentHello {
     AgentHello {
-        version: CONTROL_VERSION,
+        version: CONTROL_VERSIONS.newest(),
+        version_oldest: CONTROL_VERSIONS.oldest(),
         host_id: id.to_string(),
         services: vec!["ssh".into()],
         capabilities: Vec::new(),

@@ -155,6 +155,7 @@ pub(crate) fn request(node: &str) -> DialRequest {
         from_peer: false,
         report_route: true,
         resume: None,
+        needs: std::collections::BTreeSet::new(),
     }
 }
 

@@ -83,7 +83,9 @@ async fn o_an_agent_speaks_for_its_own_id_only() {
     let (own, victim) = (HostId::from_random([5; 16]), HostId::from_random([6; 16]));
     cluster.auth.add_node(victim, "web-1");
     let credentials = cluster.authorities.host(own, &[SystemRole::Node]);
-    for bad in [hello(victim), AgentHello { version: 9, ..hello(own) }, AgentHello::default()] {
+    for bad in
+        [hello(victim), AgentHello { version: 9, version_oldest: 9, ..hello(own) }, AgentHello::default()]
+    {
         let stream = agent::tls(&cluster, &proxy.web, &credentials).await.unwrap();
         let mut liar = Agent::over(stream, &cluster.tasks);
         liar.say(bad);

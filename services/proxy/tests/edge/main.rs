@@ -15,6 +15,7 @@ mod peer_addresses;
 mod peer_load;
 mod peering;
 mod relaying;
+mod releases;
 mod stalling;
 mod upgrading;
 mod web_certificates;

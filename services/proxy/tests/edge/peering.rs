@@ -246,7 +246,7 @@ async fn o_a_lying_peer_reaches_only_what_is_held_here_and_says_so() {
 }
 
 /// The answer to a `Dial` call of some third proxy.
-async fn peer_dial(
+pub(crate) async fn peer_dial(
     cluster: &Cluster,
     address: &wayleave_vocab::HostPort,
     dial: &DialRequest,
@@ -322,7 +322,7 @@ async fn c_only_proxies_of_the_cluster_are_peers() {
     ] {
         let tls = client_config(&credentials, &own.trust, SystemRole::Proxy, None, &[b"h2"]).unwrap();
         let mut client = PeerClient::new(wayleave_rpc::channel(proxy.peer.clone(), tls));
-        let pinged = client.ping(PeerPingRequest { version: 1, capabilities: Vec::new() }).await;
+        let pinged = client.ping(PeerPingRequest { version: 1, ..PeerPingRequest::default() }).await;
         match pinged {
             Ok(_) => assert!(is_peer, "{who} may not"),
             Err(status) => assert!(!is_peer && status.code() != Code::Ok, "{who}: {status}"),

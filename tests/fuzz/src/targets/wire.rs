@@ -6,7 +6,7 @@ use bytes::{Buf, BytesMut};
 use prost::Message;
 use std::time::Duration;
 use wayleave_api::{agent, auth};
-use wayleave_dial::{DialRequest, DialResponse, body_length, decode_body, encode};
+use wayleave_dial::{DialRequest, DialResponse, Heard, body_length, decode_body, decode_request, encode};
 use wayleave_mux::{Config, Event, Mux, Role};
 use wayleave_resume_wire::Frame;
 use wayleave_vocab::Mono;
@@ -37,6 +37,9 @@ fn dial(bytes: &[u8]) {
         assert_eq!(decode_body::<DialRequest>(&again[2..]).unwrap(), request);
     }
     let _ = decode_body::<DialResponse>(bytes);
+    if let Ok(Heard::Request(request)) = decode_request(bytes, "the proxy") {
+        assert_eq!(decode_body::<DialRequest>(bytes).unwrap(), *request);
+    }
 }
 
 /// The frames of resumable streams, from their golden file.

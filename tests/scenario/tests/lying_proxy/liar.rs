@@ -20,7 +20,7 @@ use wayleave_api::auth::host_client::HostClient;
 use wayleave_api::auth::{
     BeginIncarnationRequest, PolicySnapshot, ProxyRecord, RegisterRequest, RouteUpdate, WatchClusterRequest,
 };
-use wayleave_api::{ALPN_AUTH, ALPN_DIAL, ALPN_TUNNEL, CONTROL_VERSION};
+use wayleave_api::{ALPN_AUTH, ALPN_DIAL, ALPN_TUNNEL, CONTROL_VERSIONS};
 use wayleave_dial::{DialRequest, DialResponse, DialTarget, Resume, VERSION};
 use wayleave_keystore::{ClientAuth, Credentials, TrustStore, client_config, server_config};
 use wayleave_mux::{Class, Config, Role};
@@ -116,7 +116,8 @@ impl Liar {
             ..ProxyRecord::default()
         };
         let hello = ProxyHello {
-            version: CONTROL_VERSION,
+            version: CONTROL_VERSIONS.newest(),
+            version_oldest: CONTROL_VERSIONS.oldest(),
             proxy_id: stolen.host_id.to_string(),
             incarnation,
             capabilities: Vec::new(),
@@ -262,6 +263,7 @@ impl State {
             from_peer: false,
             report_route: false,
             resume,
+            needs: std::collections::BTreeSet::new(),
         };
         let mut stream = tunnel.open(Class::Interactive).unwrap();
         write_message(&mut stream, &request).await.unwrap();
