@@ -256,6 +256,7 @@ impl RouteTable {
         if life.entries.len().saturating_add(change.len()) > 2 * ROUTES_MAX {
             return Err(RouteError::TooMany("routes"));
         }
+        let is_newer = sequence > life.sequence;
         life.sequence = life.sequence.max(sequence);
         let way = match source {
             Source::Watch => &mut life.by_watch,
@@ -269,6 +270,8 @@ impl RouteTable {
         }
         let (gone, come) = life.take(sequence, change);
         self.relink(proxy, incarnation, &gone, &come);
+        // A way that failed is worth another try once it has been heard of since.
+        self.revision += u64::from(is_newer);
         Ok(Applied::Now)
     }
 

@@ -48,6 +48,19 @@ fn check(updates: &[RouteUpdate], expected: &[u8]) {
     assert_eq!(agents(&table(updates), RouteState::Fresh), expected, "{updates:?}");
 }
 
+/// A dial tries a way again once it was heard of since: whoever looks for changes must see that there was a word.
+#[test]
+fn a_word_that_changes_no_route_is_a_change_all_the_same() {
+    let mut table = table(&[snapshot(1, 5, &[10])]);
+    let (revision, known) = (table.revision(), table.candidates(id(10)));
+    table.handle_update(Source::Peer(id(1)), snapshot(1, 6, &[10]), T0).unwrap();
+    assert_ne!(table.candidates(id(10)), known);
+    assert!(table.revision() > revision);
+    let revision = table.revision();
+    table.handle_update(Source::Watch, snapshot(1, 5, &[10]), T0).unwrap();
+    assert_eq!(table.revision(), revision);
+}
+
 #[test]
 fn the_highest_statement_about_an_agent_holds_whatever_the_order() {
     check(&[snapshot(1, 5, &[10, 11]), delta(1, 5, 6, &[12], &[10])], &[11, 12]);

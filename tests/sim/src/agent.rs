@@ -3,23 +3,31 @@
 use crate::backend::Answer;
 use crate::coverage::Mark;
 use crate::event::{Boot, Event, Machine, TunnelAnswer};
+use crate::keeper::{Carried, Kept};
 use crate::message::ControlMessage;
 use crate::mutation::Mutation;
 use crate::network::{Host, LinkId};
 use crate::scenario::{self, agent_id, slot_at};
 use crate::world::World;
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use std::collections::{BTreeMap, VecDeque};
 use wayleave_mux::{Event as MuxEvent, GoAwayCode, Mux, Role, StreamId};
+use wayleave_resume_wire::StreamId as Name;
 use wayleave_tunnel::{CloseReason, Connected, DialFailure, Effect, Pool, TunnelId};
-use wayleave_vocab::{HostId, Mono, TunnelStrategy};
+use wayleave_vocab::{Capabilities, Capability, HostId, Mono, TunnelStrategy};
 
-/// A stream begins with the number of the dial and of the agent that is meant.
-pub(crate) const HEADER_BYTES: usize = 16;
+/// A stream begins with the number of the dial, of the agent that is meant, and how it can be resumed.
+pub(crate) const HEADER_BYTES: usize = 17;
 /// The agent answers with the number of the dial.
 pub(crate) const ANSWER_BYTES: usize = 8;
 /// The answer's bytes differ from the question's, so that no echo is mistaken for one.
 pub(crate) const CHANGE: u8 = 0x5a;
+
+/// How a stream can be resumed, in its header.
+pub(crate) const RESUME_NEW: u8 = 1;
+pub(crate) const RESUME_AGAIN: u8 = 2;
+/// Of a hundred starts of an agent, how many are of an older release.
+const OLD_PERCENT: usize = 20;
 
 #[derive(Debug)]
 pub(crate) struct Agent {
@@ -28,6 +36,10 @@ pub(crate) struct Agent {
     pub(crate) pool: Option<Pool>,
     pub(crate) links: BTreeMap<TunnelId, LinkId>,
     pub(crate) echoes: BTreeMap<(LinkId, StreamId), Echo>,
+    /// Sessions that it can give back.
+    pub(crate) kept: BTreeMap<Name, Kept>,
+    /// What it says in its hello: an older release says nothing.
+    pub(crate) capabilities: Capabilities,
     pub(crate) published: Vec<Connected>,
     pub(crate) dialled_at: Mono,
     /// The newest signed policy, which outlives the process.
@@ -48,6 +60,8 @@ impl Agent {
             pool: None,
             links: BTreeMap::new(),
             echoes: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            capabilities: Capabilities::default(),
             published: Vec::new(),
             dialled_at: Mono::ZERO,
             policy: None,
@@ -62,8 +76,9 @@ impl Agent {
 #[derive(Debug, Default)]
 pub(crate) struct Echo {
     header: Vec<u8>,
+    pub(crate) carried: Carried,
     /// To be sent, and whether it was received (so that it is consumed when it has been sent).
-    waiting: VecDeque<(Bytes, bool)>,
+    pub(crate) waiting: VecDeque<(Bytes, bool)>,
     peer_finished: bool,
     /// Reads nothing until it is told to.
     is_lazy: bool,
@@ -72,12 +87,22 @@ pub(crate) struct Echo {
 impl World {
     pub(crate) fn boot_agent(&mut self, agent: usize) {
         let seed = self.random.number();
+        let is_old = self.random.chance(OLD_PERCENT);
+        let capabilities = if is_old { Capabilities::default() } else { Capabilities::own() };
         let now = self.local(Host::Agent(agent));
         let Some(process) = self.agents.get_mut(agent) else { return };
         if process.pool.is_some() {
             return;
         }
         process.boot += 1;
+        let was = std::mem::replace(&mut process.capabilities, capabilities);
+        let (is, is_first) = (process.capabilities.has(Capability::Resume), process.boot == 1);
+        match (was.has(Capability::Resume), is) {
+            _ if is_first => {}
+            (false, true) => self.coverage.note(Mark::AgentUpgraded),
+            (true, false) => self.coverage.note(Mark::AgentDowngraded),
+            (true, true) | (false, false) => {}
+        }
         process.published.clear();
         let bootstrap = vec![scenario::address("balancer")];
         let mut pool = Pool::new(scenario::pool_config(), bootstrap, seed, now);
@@ -90,6 +115,7 @@ impl World {
 
     /// The process ends. With `tells` its kernel closes the connections.
     pub(crate) fn stop_agent(&mut self, agent: usize, tells: bool) {
+        self.forget_sessions(agent);
         let Some(process) = self.agents.get_mut(agent) else { return };
         process.pool = None;
         process.echoes.clear();
@@ -284,6 +310,7 @@ impl World {
         let process = &mut self.agents[agent];
         process.links.remove(&id);
         process.echoes.retain(|(echo_link, _), _| *echo_link != link);
+        self.carrier_lost(agent, |(carrier, _)| carrier == link);
         if !self.is_mutated(Mutation::ForgetRedial)
             && let Some((pool, now)) = self.pool(agent)
         {
@@ -322,6 +349,7 @@ impl World {
             }
             MuxEvent::Reset { id: stream, .. } => {
                 self.agents[agent].echoes.remove(&(link, stream));
+                self.carrier_lost(agent, |carrier| carrier == (link, stream));
             }
             MuxEvent::Writable { id: stream } => self.echo_flush(agent, (link, stream)),
             MuxEvent::Drained => {
@@ -368,18 +396,22 @@ impl World {
             echo.header.extend_from_slice(&part);
             if echo.header.len() == HEADER_BYTES {
                 let mut header = echo.header.as_slice();
-                let (dial, wanted) = (header.get_u64(), header.get_u64());
+                let (dial, wanted, resume) = (header.get_u64(), header.get_u64(), header.get_u8());
                 echo.waiting.push_back((Bytes::copy_from_slice(&dial.to_be_bytes()), false));
                 if wanted != agent as u64 {
                     self.violate(format!("dial {dial} to agent {wanted} was delivered to agent {agent}"));
                 }
+                self.begin_carrying(agent, key, dial as usize, resume);
             }
             let count = part.len();
             if let Some((mux, now)) = self.mux(key.0, 0) {
                 mux.consumed(key.1, count, now);
             }
         }
-        if !bytes.is_empty() {
+        let is_plain = |echo: &Echo| matches!(echo.carried, Carried::Bytes);
+        if !self.agents[agent].echoes.get(&key).is_none_or(is_plain) {
+            self.carried_data(agent, key, &bytes);
+        } else if !bytes.is_empty() {
             let changed: Vec<u8> = bytes.iter().map(|byte| byte ^ CHANGE).collect();
             if let Some(echo) = self.agents[agent].echoes.get_mut(&key) {
                 echo.waiting.push_back((changed.into(), true));
@@ -396,8 +428,35 @@ impl World {
         }
     }
 
+    /// An agent of an older release reads over what it does not know.
+    fn begin_carrying(&mut self, agent: usize, key: (LinkId, StreamId), dial: usize, resume: u8) {
+        if !self.agents[agent].capabilities.has(Capability::Resume) {
+            return;
+        }
+        let session = self.dials.get(dial).and_then(|dial| dial.carries.session());
+        let carried = match (resume, session) {
+            (RESUME_NEW, Some(session)) => self.keep(agent, key, session),
+            (RESUME_AGAIN, _) => Carried::Asking(BytesMut::new()),
+            _ => return,
+        };
+        if let Some(echo) = self.agents[agent].echoes.get_mut(&key) {
+            echo.carried = carried;
+        }
+    }
+
+    pub(crate) fn echo_flush(&mut self, agent: usize, key: (LinkId, StreamId)) {
+        self.echo_write(agent, key);
+        let session = self.agents[agent].echoes.get(&key).and_then(|echo| match echo.carried {
+            Carried::Session(name) => Some(name),
+            Carried::Bytes | Carried::Asking(_) | Carried::Proving(..) | Carried::Refused => None,
+        });
+        if let Some(name) = session {
+            self.kept_go_on(agent, name);
+        }
+    }
+
     /// Sends back what can be sent, and only then calls it consumed.
-    fn echo_flush(&mut self, agent: usize, key: (LinkId, StreamId)) {
+    pub(crate) fn echo_write(&mut self, agent: usize, key: (LinkId, StreamId)) {
         let (link, stream) = key;
         let is_silent = self.is_mutated(Mutation::NeverRecredit);
         let Some(host) = self.tunnel_host(link, 0) else { return };

@@ -1,10 +1,11 @@
 //! What must hold.
 
-use crate::client::Progress;
+use crate::client::{Carries, Progress};
 use crate::coverage::Mark;
 use crate::network::{Host, LinkId};
 use crate::proxy::State;
 use crate::scenario::slot_of;
+use crate::session::Phase;
 use crate::tunnel::Tunnel;
 use crate::world::World;
 use std::collections::BTreeSet;
@@ -171,9 +172,14 @@ impl World {
             let what = format!("dial {stuck} is stuck: {:?}", self.dials[stuck]);
             self.violate(what);
         }
+        let stuck = self.sessions.iter().position(|session| session.phase != Phase::Over);
+        if let Some(stuck) = stuck {
+            let what = format!("session {stuck} is stuck: {:?}", self.sessions[stuck]);
+            self.violate(what);
+        }
         for life in running {
             for agent in 0..self.agents.len() {
-                self.new_dial(life, agent, 20_000, true);
+                self.new_dial(life, agent, Carries::Bytes(20_000), true);
             }
         }
     }
@@ -259,9 +265,10 @@ impl World {
             }
         }
         let echoes: usize = self.agents.iter().map(|agent| agent.echoes.len()).sum();
-        if self.plans.len() + self.legs.len() + echoes > 0 {
+        let kept: usize = self.agents.iter().map(|agent| agent.kept.len()).sum();
+        if self.plans.len() + self.legs.len() + echoes + kept > 0 {
             let what = format!(
-                "{} plans, {} legs, {echoes} streams are left over",
+                "{} plans, {} legs, {echoes} streams, {kept} sessions are left over",
                 self.plans.len(),
                 self.legs.len()
             );

@@ -9,12 +9,14 @@ use crate::proxy::State;
 use crate::world::World;
 use std::time::Duration;
 use wayleave_peering::{AttemptId, DialError, Outcome, Way};
-use wayleave_vocab::Mono;
+use wayleave_vocab::{Capabilities, Capability, Mono};
 
 /// A user sends this much more than has come back.
 const AHEAD_BYTES_MAX: usize = 200 * 1024;
 /// Bytes in one write of a user.
 const WRITE_BYTES: usize = 8 * 1024;
+/// Of a hundred users, how many want their streams back.
+const SESSIONS_PERCENT: usize = 35;
 /// A dial must have ended by then: the plan's deadline, and what clocks may be off.
 const DIAL_ENDS_WITHIN: Duration = Duration::from_millis(15_500);
 
@@ -35,8 +37,36 @@ pub(crate) enum Progress {
     IngressDied,
 }
 
+/// What a dial is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carries {
+    /// So many bytes, which are to come back.
+    Bytes(usize),
+    /// A session that begins.
+    New(usize),
+    /// A session that lost its connection.
+    Again(usize),
+}
+
+impl Carries {
+    pub(crate) fn session(self) -> Option<usize> {
+        match self {
+            Self::Bytes(_) => None,
+            Self::New(session) | Self::Again(session) => Some(session),
+        }
+    }
+
+    /// What the agent must be able to do.
+    pub(crate) fn needed(self) -> Capabilities {
+        self.session().map(|_| Capability::Resume).into_iter().collect()
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Dial {
+    pub(crate) carries: Carries,
+    /// The agent has not said that it can do what is needed.
+    pub(crate) is_unsupported: bool,
     pub(crate) agent: usize,
     pub(crate) life: usize,
     pub(crate) at: Mono,
@@ -55,12 +85,22 @@ impl World {
         let Some(life) = self.random.pick(&alive) else { return };
         let agent = self.random.below(self.agents.len());
         let total = self.random.pick(&[1, 100, 5_000, 100_000, 300_000]).unwrap_or(1);
-        self.new_dial(life, agent, total, false);
+        if self.random.chance(SESSIONS_PERCENT) {
+            self.begin_session(life, agent, total);
+        } else {
+            self.new_dial(life, agent, Carries::Bytes(total), false);
+        }
     }
 
-    pub(crate) fn new_dial(&mut self, life: usize, agent: usize, total: usize, is_final: bool) {
+    pub(crate) fn new_dial(&mut self, life: usize, agent: usize, carries: Carries, is_final: bool) -> usize {
         let number = self.dials.len();
+        let total = match carries {
+            Carries::Bytes(total) => total,
+            Carries::New(_) | Carries::Again(_) => 0,
+        };
         self.dials.push(Dial {
+            carries,
+            is_unsupported: false,
             agent,
             life,
             at: self.now,
@@ -73,6 +113,7 @@ impl World {
         });
         self.add_plan(PlanKey::Client(number), life, agent, number, 0);
         self.after(DIAL_ENDS_WITHIN, Event::CheckDial(number));
+        number
     }
 
     pub(crate) fn is_established(&self, dial: usize, attempt: AttemptId) -> bool {
@@ -87,14 +128,34 @@ impl World {
                     Way::Peer { .. } => Mark::DialPeer,
                 });
                 self.dials[dial].progress = Progress::Talking { attempt };
-                self.client_send(dial);
+                match self.dials[dial].carries.session() {
+                    Some(session) => self.session_connected(session, dial),
+                    None => self.client_send(dial),
+                }
             }
             Outcome::Failed(error) => {
                 self.note(Mark::DialOffline);
                 self.dials[dial].progress = Progress::Failed(error);
-                self.check_failed(dial);
+                if !self.dials[dial].is_unsupported {
+                    self.check_failed(dial);
+                }
                 self.plans.remove(&PlanKey::Client(dial));
+                self.tell_session(dial);
             }
+        }
+    }
+
+    /// A session's dial has ended.
+    fn tell_session(&mut self, dial: usize) {
+        if let Some(session) = self.dials[dial].carries.session() {
+            self.session_lost(session, dial);
+        }
+    }
+
+    /// A session says something over its dial, if that is there.
+    pub(crate) fn client_say(&mut self, dial: usize, part: Part) {
+        if let Progress::Talking { attempt } = self.dials[dial].progress {
+            self.downstream(dial, attempt, part);
         }
     }
 
@@ -134,7 +195,11 @@ impl World {
         if !self.is_established(number, attempt) {
             return;
         }
+        let session = self.dials[number].carries.session();
         match part {
+            Part::Data(bytes) if session.is_some() => {
+                session.into_iter().for_each(|session| self.session_data(session, number, &bytes));
+            }
             Part::Data(bytes) => {
                 let dial = &mut self.dials[number];
                 for byte in &bytes {
@@ -149,12 +214,13 @@ impl World {
             }
             Part::Finish => {
                 let dial = &self.dials[number];
-                if dial.received != dial.total {
+                if session.is_none() && dial.received != dial.total {
                     let (received, total) = (dial.received, dial.total);
                     self.violate(format!("dial {number} ended with {received} of {total} bytes"));
                 }
                 self.note(Mark::StreamCompleted);
                 self.client_over(number, Progress::Completed);
+                self.tell_session(number);
             }
             Part::Reset => {
                 self.note(Mark::StreamCut);
@@ -162,11 +228,12 @@ impl World {
                     self.violate(format!("dial {number} was cut though nothing is wrong"));
                 }
                 self.client_over(number, Progress::Cut);
+                self.tell_session(number);
             }
         }
     }
 
-    fn client_over(&mut self, dial: usize, progress: Progress) {
+    pub(crate) fn client_over(&mut self, dial: usize, progress: Progress) {
         let attempt = match self.dials[dial].progress {
             Progress::Talking { attempt } => Some(attempt),
             Progress::Dialling
@@ -186,9 +253,11 @@ impl World {
 
     pub(crate) fn client_ingress_died(&mut self, dial: usize) {
         self.dials[dial].progress = Progress::IngressDied;
+        self.tell_session(dial);
     }
 
     pub(crate) fn check_dial(&mut self, dial: usize) {
+        self.give_up_silent(dial);
         if self.dials[dial].progress == Progress::Dialling
             && self.lives[self.dials[dial].life].state != State::Dead
         {
@@ -198,7 +267,7 @@ impl World {
 }
 
 /// The byte at a place of a dial's stream: no two dials send the same.
-fn byte_at(dial: usize, at: usize) -> u8 {
+pub(crate) fn byte_at(dial: usize, at: usize) -> u8 {
     let mixed = ((dial as u64) << 40 ^ at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed >> 53) as u8
 }

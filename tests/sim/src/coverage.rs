@@ -35,6 +35,11 @@ marks! {
     // Dials
     DialLocal, DialPeer, DialSuspect, DialOffline, DialNotHere, DialRefreshed, DialRetried, DialRaced,
     DialCancelled, DialReachable,
+    // Streams that can be resumed
+    SessionBegun, SessionDetached, SessionSilent, SessionReattached, SessionCompleted, SessionExpired, SessionRefused,
+    KeptExpired, RefusalForged,
+    // Agents of an older release
+    AgentUpgraded, AgentDowngraded, NotAskedFor, SessionDegraded,
 }
 
 /// Counts over one run or many.

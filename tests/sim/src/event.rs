@@ -6,6 +6,7 @@ use crate::network::LinkId;
 use crate::plan::PlanKey;
 use std::cmp::Ordering;
 use wayleave_mux::StreamId;
+use wayleave_resume_wire::StreamId as Name;
 use wayleave_tunnel::{Connected, TunnelId};
 use wayleave_vocab::Mono;
 
@@ -17,6 +18,8 @@ pub(crate) enum Machine {
     Publisher(usize),
     Table(usize),
     Plan(PlanKey),
+    Session(usize),
+    Kept(usize, Name),
 }
 
 /// A process of an agent: its number, and which boot.
@@ -62,6 +65,8 @@ pub(crate) enum Event {
     Mend(Mend),
     NewDial,
     CheckDial(usize),
+    Redial(usize),
+    WriteMore(usize),
     ReadNow(LinkId, StreamId),
     WatchLate(LinkId, Reply),
     Quiet,

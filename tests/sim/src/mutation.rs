@@ -43,11 +43,17 @@ pub enum Mutation {
     ForgetLease,
     /// What a proxy tells of the others is taken for Auth's own word.
     BelieveProxies,
+    /// A stream goes on at a byte that its client did not name.
+    TrustOffset,
+    /// A proxy's word is enough to end a stream that can be resumed.
+    BelieveRefusals,
+    /// An agent is asked for what it has not said that it can do.
+    IgnoreCapabilities,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::DropWithdrawal,
         Self::AcceptOldSequence,
         Self::AcceptOldIncarnation,
@@ -68,5 +74,8 @@ impl Mutation {
         Self::NoKeepalive,
         Self::ForgetLease,
         Self::BelieveProxies,
+        Self::TrustOffset,
+        Self::BelieveRefusals,
+        Self::IgnoreCapabilities,
     ];
 }

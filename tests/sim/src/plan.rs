@@ -1,7 +1,8 @@
 //! Dials at proxies: what a dial plan says is done over tunnels (legs) and peer connections.
 
-use crate::agent::ANSWER_BYTES;
+use crate::agent::{ANSWER_BYTES, RESUME_AGAIN, RESUME_NEW};
 use crate::backend::Request;
+use crate::client::Carries;
 use crate::coverage::Mark;
 use crate::event::Machine;
 use crate::message::{Answer, Part, Payload, PeerMessage};
@@ -164,6 +165,12 @@ impl World {
     fn open_leg(&mut self, key: PlanKey, attempt: AttemptId, mut link: LinkId) {
         let Some(plan) = self.plans.get(&key) else { return };
         let (dial, agent, life) = (plan.dial as u64, plan.agent as u64, plan.life);
+        let carries = self.dials[plan.dial].carries;
+        if self.is_beyond(link, carries) {
+            self.note(Mark::NotAskedFor);
+            self.dials[dial as usize].is_unsupported = true;
+            return self.refuse(key, attempt, Refusal::Final);
+        }
         if self.is_mutated(Mutation::WrongAgent)
             && let Some(other) =
                 self.tunnels.iter().find(|(_, t)| t.life == life && t.agent as u64 != agent && t.is_published)
@@ -180,6 +187,11 @@ impl World {
                 let mut header = BytesMut::new();
                 header.put_u64(dial);
                 header.put_u64(agent);
+                header.put_u8(match carries {
+                    Carries::Bytes(_) => 0,
+                    Carries::New(_) => RESUME_NEW,
+                    Carries::Again(_) => RESUME_AGAIN,
+                });
                 let leg = Leg {
                     key,
                     attempt,
@@ -200,6 +212,13 @@ impl World {
                 self.refuse(key, attempt, if is_dead { Refusal::Unreachable } else { Refusal::Unavailable });
             }
         }
+    }
+
+    /// The agent at the other end has not said that it can do this.
+    fn is_beyond(&self, link: LinkId, carries: Carries) -> bool {
+        let Some(tunnel) = self.tunnels.get(&link) else { return false };
+        carries.needed().missing_in(&self.agents[tunnel.agent].capabilities).is_some()
+            && !self.is_mutated(Mutation::IgnoreCapabilities)
     }
 
     pub(crate) fn refuse(&mut self, key: PlanKey, attempt: AttemptId, refusal: Refusal) {

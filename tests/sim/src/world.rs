@@ -16,6 +16,7 @@ use crate::plan::{Leg, Plan, PlanKey};
 use crate::proxy::{Life, Slot};
 use crate::random::Random;
 use crate::scenario::{self, Addresses, Scenario};
+use crate::session::Session;
 use crate::tunnel::Tunnel;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
@@ -48,6 +49,10 @@ pub(crate) struct World {
     pub(crate) backend: Backend,
     pub(crate) balancer: Balancer,
     pub(crate) dials: Vec<Dial>,
+    pub(crate) sessions: Vec<Session>,
+    pub(crate) next_kept: u128,
+    /// What agents kept once and keep no more.
+    pub(crate) forgotten: BTreeSet<wayleave_resume_wire::StreamId>,
     pub(crate) plans: BTreeMap<PlanKey, Plan>,
     pub(crate) legs: BTreeMap<(LinkId, StreamId), Leg>,
     pub(crate) control: Vec<ControlMessage>,
@@ -84,6 +89,9 @@ impl World {
             backend: Backend::new(scenario.strategy),
             balancer: Balancer::new(scenario.policy),
             dials: Vec::new(),
+            sessions: Vec::new(),
+            next_kept: 1,
+            forgotten: BTreeSet::new(),
             plans: BTreeMap::new(),
             legs: BTreeMap::new(),
             control: Vec::new(),
@@ -179,6 +187,8 @@ impl World {
             Event::Mend(mend) => self.mend(mend),
             Event::NewDial => self.draw_dial(),
             Event::CheckDial(dial) => self.check_dial(dial),
+            Event::Redial(session) => self.redial(session),
+            Event::WriteMore(session) => self.write_more(session),
             Event::ReadNow(link, stream) => self.read_now(link, stream),
             Event::WatchLate(link, reply) => self.watch_late(link, reply),
             Event::Quiet => self.is_quiet = true,
@@ -197,6 +207,8 @@ impl World {
                 Machine::Publisher(life) => self.serve_publisher(life),
                 Machine::Table(life) => self.serve_table(life),
                 Machine::Plan(key) => self.serve_plan(key),
+                Machine::Session(session) => self.serve_session(session),
+                Machine::Kept(agent, session) => self.serve_kept(agent, session),
             }
             self.flush_backend();
         }
@@ -210,6 +222,8 @@ impl World {
             Machine::Publisher(life) => self.time_publisher(life),
             Machine::Table(life) => self.time_table(life),
             Machine::Plan(key) => self.time_plan(key),
+            Machine::Session(session) => self.time_session(session),
+            Machine::Kept(agent, session) => self.time_kept(agent, session),
         }
         self.touch(machine);
     }
@@ -223,8 +237,13 @@ impl World {
 
     /// Wakes the machine when its host's clock shows this, unless it is woken earlier anyway.
     pub(crate) fn arm(&mut self, machine: Machine, host: Host, local: Option<Mono>) {
-        let Some(local) = local else { return };
-        let at = self.clock(host).when(local).max(self.now.after(Duration::from_micros(1)));
+        self.arm_now(machine, local.map(|local| self.clock(host).when(local)));
+    }
+
+    /// The same by the world's time, which users go by.
+    pub(crate) fn arm_now(&mut self, machine: Machine, at: Option<Mono>) {
+        let Some(at) = at else { return };
+        let at = at.max(self.now.after(Duration::from_micros(1)));
         if self.armed.get(&machine).is_none_or(|armed| at < *armed) {
             self.armed.insert(machine, at);
             self.at(at, Event::Wake(machine));
