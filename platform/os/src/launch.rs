@@ -119,7 +119,7 @@ pub enum SpawnError {
 
 impl Launcher {
     /// Starts this very binary again, also when its file has been replaced meanwhile. Its `main` must begin
-    /// by calling [`crate::run_child`] when the first argument is [`CHILD_ARGUMENT`].
+    /// by calling [`crate::run_child`] when the first argument is [`crate::CHILD_ARGUMENT`].
     pub fn own_binary() -> Self {
         Self::with_program(PathBuf::from("/proc/self/exe"))
     }
