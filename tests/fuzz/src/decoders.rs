@@ -111,6 +111,7 @@ pub const TABLE: &[(&str, &str, Reached)] = &[
     ("services/auth/src/records.rs", "decode", Not(OWN)),
     ("services/auth/src/records.rs", "decode_resource", Not(OWN)),
     ("services/auth/src/routes.rs", "parse", Not(DECODED)),
+    ("services/auth/src/shared_reports.rs", "decode", Not(OWN)),
     ("services/auth/src/tokens.rs", "parse_labels", Not(DECODED)),
     ("services/auth/src/tokens.rs", "parse_roles", Not(DECODED)),
     ("services/auth/src/users.rs", "parse_traits", Not(DECODED)),
