@@ -8,6 +8,8 @@ use totp_rs::{Builder, Secret, Totp};
 
 const SECRET_BYTES: usize = 20;
 const STEP_SECONDS: u64 = 30;
+/// How long a code stays good at least once it is given.
+const MARGIN_SECONDS: u64 = 10;
 
 /// Gives codes for one user, each once.
 pub struct OneTimeCodes {
@@ -33,7 +35,9 @@ impl OneTimeCodes {
     pub fn next_code(&mut self) -> String {
         let step = wait_for("the next one-time code", || {
             let now = step_now();
-            let next = (self.last_step + 1).max(now.saturating_sub(1));
+            // The one of the step before must not run out on its way.
+            let oldest = step_at(seconds_now() + MARGIN_SECONDS).saturating_sub(1);
+            let next = (self.last_step + 1).max(oldest);
             (next <= now + 1).then_some(next)
         });
         self.last_step = step;
@@ -52,5 +56,13 @@ impl OneTimeCodes {
 }
 
 fn step_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / STEP_SECONDS
+    step_at(seconds_now())
+}
+
+fn step_at(seconds: u64) -> u64 {
+    seconds / STEP_SECONDS
+}
+
+fn seconds_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
