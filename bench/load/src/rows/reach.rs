@@ -82,12 +82,14 @@ fn reach(place: &mut Place<'_>, kind: StoreKind, way: Way, full: u64) -> Result<
     let proxies = if full == 0 { 2 } else { FULL_PROXIES };
     let others = full * proxies as u64;
     let places = vec![(Ipv4Addr::LOCALHOST.into(), Vec::new()); proxies];
-    let mut fleet = Fleet::start_on(site, others + runs * AGENTS, &places)?;
+    let mut fleet = Fleet::start_on(site, others + runs * AGENTS + 1, &places)?;
     for proxy in 0..proxies {
         if full > 0 {
             fleet.connect(proxy, full * proxy as u64, full)?;
         }
     }
+    // One more: from then on the proxies know the cluster and each other.
+    fleet.reach(HOME, INGRESS, others + runs * AGENTS, 1)?;
     if way == Way::Push {
         fleet.lose_backend()?;
     }
