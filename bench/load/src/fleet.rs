@@ -62,7 +62,6 @@ impl Fleet {
             prepare(backend.as_ref(), nodes).await
         })?;
         fs::write(&authorities, prepared.to_string())?;
-        // The same as before: it knows the nodes now.
         let mut auth = site.start("auth")?;
         site.write_pin(&mut auth)?;
         let numbered = (1..).zip(places);

@@ -179,21 +179,17 @@ impl Launcher {
     }
 
     async fn fork(&self, socket: OwnedFd) -> Result<Process, SpawnError> {
+        let no_child = |(ForkError::Refused(error) | ForkError::Gone(error))| SpawnError::Start(error);
         let mut nursery = self.nursery.lock().await;
-        for is_last in [false, true] {
-            let present = match &mut *nursery {
-                Some(present) => present,
-                absent => absent.insert(Nursery::start(&self.program).map_err(SpawnError::Start)?),
-            };
+        if let Some(present) = &mut *nursery {
             match present.fork(&socket).await {
-                Ok(process) => return Ok(process),
-                Err(ForkError::Refused(error)) => return Err(SpawnError::Start(error)),
-                Err(ForkError::Gone(error)) if is_last => return Err(SpawnError::Start(error)),
                 // Somebody has ended it.
-                Err(ForkError::Gone(_)) => *nursery = None,
+                Err(ForkError::Gone(_)) => {}
+                forked @ (Ok(_) | Err(ForkError::Refused(_))) => return forked.map_err(no_child),
             }
         }
-        Err(broken("no process to start others"))
+        let fresh = nursery.insert(Nursery::start(&self.program).map_err(SpawnError::Start)?);
+        fresh.fork(&socket).await.map_err(no_child)
     }
 }
 

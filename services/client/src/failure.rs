@@ -48,9 +48,7 @@ impl Exit {
             Self::Remote(code) => code,
         }
     }
-}
 
-impl Exit {
     /// What a span says: no words, in which names could be.
     pub(crate) fn for_spans(self) -> String {
         format!("exit {}", self.code())

@@ -135,6 +135,15 @@ impl Words {
         let words = text.split(',').map(|word| word.parse().ok());
         words.collect::<Option<_>>().with_context(|| format!("{name} does not take {text:?}"))
     }
+
+    /// Whether it is down.
+    fn take_direction(&mut self) -> Result<bool> {
+        match self.take::<String>("--direction")?.as_str() {
+            "down" => Ok(true),
+            "up" => Ok(false),
+            other => bail!("--direction does not take {other:?}"),
+        }
+    }
 }
 
 impl Command {
@@ -184,11 +193,7 @@ impl Command {
             "stream" => Self::Stream(StreamOptions {
                 connect: words.take("--connect")?,
                 mib: words.take("--mib")?,
-                is_download: match words.take::<String>("--direction")?.as_str() {
-                    "down" => true,
-                    "up" => false,
-                    other => bail!("--direction does not take {other:?}"),
-                },
+                is_download: words.take_direction()?,
             }),
             "sweep" => Self::Sweep(SweepOptions {
                 ca: words.take("--ca")?,

@@ -9,7 +9,7 @@ use crate::latency::Latencies;
 use crate::options::ReachOptions;
 use crate::visitor::dial;
 use crate::{say, wait_end_of_input};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rustls::ClientConfig;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -38,8 +38,7 @@ pub(crate) async fn run(options: ReachOptions) -> Result<()> {
         let (tunnel, _) = connect(&options.home, tls, options.target, &tasks, |_| {}, || {}).await?;
         let began = Instant::now();
         greet(&tunnel, id)?;
-        let reached = tokio::time::timeout(PATIENCE, entry.reach(&name)).await;
-        match reached.context("it took too long").and_then(|reached| reached) {
+        match entry.reach(&name, began + PATIENCE).await {
             Ok(()) => latencies.add(began.elapsed()),
             Err(error) => {
                 latencies.failed += 1;
@@ -72,7 +71,8 @@ impl Entry<'_> {
         Ok(Box::new(connect_tls(self.ingress, self.tls.clone()).await?))
     }
 
-    async fn reach(&mut self, name: &NodeName) -> Result<()> {
+    /// Fails with what was said last.
+    async fn reach(&mut self, name: &NodeName, until: Instant) -> Result<()> {
         loop {
             let mut stream = match self.ahead.pop_front() {
                 Some(stream) => stream,
@@ -80,6 +80,7 @@ impl Entry<'_> {
             };
             match dial(&mut stream, name).await {
                 Ok(()) => return Ok(()),
+                Err(error) if Instant::now() > until => return Err(error),
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
