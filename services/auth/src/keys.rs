@@ -115,13 +115,36 @@ pub(crate) fn policy_successions() -> Key {
     below(&policy(), "successions")
 }
 
-/// Routes, one entry for each proxy, under its lease.
+/// Routes of proxies, those of each under its lease.
 pub(crate) fn routes() -> Key {
     family("/routes")
 }
 
+/// All routes of a proxy.
 pub(crate) fn routes_of(proxy: HostId) -> Key {
     below(&routes(), &proxy.to_string())
+}
+
+/// A change of them that was written later.
+pub(crate) fn routes_change(proxy: HostId, number: u8) -> Key {
+    below(&routes_of(proxy), &number.to_string())
+}
+
+/// What an entry about routes says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RoutesEntry {
+    Everything,
+    Change,
+}
+
+/// Whose routes the entry is about; none when it is not about routes.
+pub(crate) fn parse_routes(key: &Key) -> Option<(HostId, RoutesEntry)> {
+    let path = key.as_str().strip_prefix(routes().as_str())?.strip_prefix('/')?;
+    let (proxy, entry) = match path.split_once('/') {
+        Some((proxy, _)) => (proxy, RoutesEntry::Change),
+        None => (path, RoutesEntry::Everything),
+    };
+    Some((proxy.parse().ok()?, entry))
 }
 
 /// Reports of proxies for whoever looks at another Auth instance, each under a lease.

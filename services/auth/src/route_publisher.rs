@@ -1,15 +1,16 @@
 //! Writes the routes of one proxy for as long as its stream lives.
 //!
-//! The entry hangs on a lease that this keeps alive; when the stream or this process ends, the lease runs out and the
-//! routes become suspect everywhere. A second stream of the same proxy wins over the first if it is not older.
+//! The entries (`route_log.rs`) hang on a lease that this keeps alive; when the stream or this process ends, the lease
+//! runs out and the routes become suspect everywhere. A second stream of the same proxy wins over the first if it is not
+//! older.
 
 use crate::auth_core::AuthCore;
 use crate::connection::Identity;
 use crate::keys;
 use crate::request_error::RequestError;
-use crate::routes::{ProxyTable, parse};
+use crate::route_log::{LogWrite, Place, RouteLog};
+use crate::route_table::stored_update;
 use futures::{FutureExt, Stream, StreamExt};
-use prost::Message;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -30,11 +31,7 @@ pub(crate) struct RoutePublisher {
     core: Arc<AuthCore>,
     caller: HostPrincipal,
     lease: Option<LeaseId>,
-    table: Option<ProxyTable>,
-    /// Where the entry stands, once this stream has written it.
-    written: Option<Revision>,
-    /// The table has changes that are not written.
-    dirty: bool,
+    log: RouteLog,
     /// The proxy has left.
     is_withdrawn: bool,
 }
@@ -50,7 +47,7 @@ enum WriteError {
 
 impl RoutePublisher {
     pub(crate) fn new(core: Arc<AuthCore>, caller: HostPrincipal) -> Self {
-        Self { core, caller, lease: None, table: None, written: None, dirty: false, is_withdrawn: false }
+        Self { core, caller, lease: None, log: RouteLog::default(), is_withdrawn: false }
     }
 
     /// Takes updates until the stream ends, the proxy has left, is superseded, or shutdown. Acknowledges what is written.
@@ -108,11 +105,7 @@ impl RoutePublisher {
             self.is_withdrawn = true;
             return Ok(());
         }
-        let table = ProxyTable::updated(self.table.as_ref(), update)
-            .map_err(|error| Status::invalid_argument(format!("routes: {error}")))?;
-        self.table = Some(table);
-        self.dirty = true;
-        Ok(())
+        self.log.apply(update).map_err(|error| Status::invalid_argument(format!("routes: {error}")))
     }
 
     /// Gives the lease its time again, while the caller may publish.
@@ -123,8 +116,7 @@ impl RoutePublisher {
             Ok(()) => {}
             Err(StoreError::LeaseNotFound { .. }) => {
                 self.lease = None;
-                self.written = None;
-                self.dirty = self.table.is_some();
+                self.log.write_everything();
             }
             Err(error) => tracing::warn!(%error, "the lease of a proxy's routes cannot be kept alive"),
         }
@@ -133,7 +125,7 @@ impl RoutePublisher {
 
     /// Deletes what this stream wrote, unless somebody newer has written since.
     async fn withdraw(&mut self) {
-        let Some(written) = self.written else { return };
+        let Some(written) = self.log.revision() else { return };
         let key = keys::routes_of(self.caller.host_id);
         let condition = Condition::RevisionIs(key.clone(), written);
         let deleted = self.core.records.commit(vec![condition], vec![Operation::Delete { key }]).await;
@@ -143,62 +135,61 @@ impl RoutePublisher {
     }
 
     async fn flush(&mut self, acks: &mpsc::Sender<Result<RouteAck, Status>>) -> Result<(), Status> {
-        if !self.dirty {
-            return Ok(());
-        }
         match self.write().await {
-            Ok(sequence) => {
-                self.dirty = false;
-                // A peer that does not read its answers gets no more of them; the routes are written all the same.
-                let _ = acks.try_send(Ok(RouteAck { sequence }));
-                Ok(())
-            }
-            Err(WriteError::Later(error)) => {
-                tracing::warn!(%error, "routes cannot be written now");
-                Ok(())
-            }
+            // A peer that does not read its answers gets no more of them; the routes are written all the same.
+            Ok(Some(sequence)) => drop(acks.try_send(Ok(RouteAck { sequence }))),
+            Ok(None) => {}
+            Err(WriteError::Later(error)) => tracing::warn!(%error, "routes cannot be written now"),
             Err(WriteError::Superseded) => {
-                Err(Status::aborted("another stream publishes the routes of this proxy"))
+                return Err(Status::aborted("another stream publishes the routes of this proxy"));
             }
-            Err(WriteError::Broken(error)) => Err(error.into()),
+            Err(WriteError::Broken(error)) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Writes what is to be written, if anything, and gives the sequence up to which everything has been taken. One
+    /// attempt as things seem to stand, and one after looking.
+    async fn write(&mut self) -> Result<Option<u64>, WriteError> {
+        match self.write_next().await {
+            Err(WriteError::Later(error)) if self.must_look_again(&error) => self.write_next().await,
+            done => done,
         }
     }
 
-    async fn write(&mut self) -> Result<u64, WriteError> {
-        let Some(table) = self.table.clone() else { return Ok(0) };
-        if table.incomplete {
-            // Written with the last part. Should the stream end before, the proxy writes everything anew.
-            return Ok(table.sequence);
+    async fn write_next(&mut self) -> Result<Option<u64>, WriteError> {
+        let Some(write) = self.log.next() else { return Ok(self.log.take_part()) };
+        let lease = self.lease().await?;
+        let revision = self.commit(&write, lease).await?;
+        self.log.note_written(&write, revision);
+        Ok(Some(write.sequence))
+    }
+
+    /// The backend has something else than this stream thought, which is noted.
+    fn must_look_again(&mut self, error: &StoreError) -> bool {
+        match error {
+            StoreError::LeaseNotFound { .. } => self.lease = None,
+            StoreError::Conflict { .. }
+            | StoreError::NotFound { .. }
+            | StoreError::AlreadyExists { .. } => {}
+            _ => return false,
         }
-        let key = keys::routes_of(self.caller.host_id);
-        // One attempt as things seem to stand, and one after looking.
-        for last in [false, true] {
-            let lease = self.lease().await?;
-            let condition = match self.written {
-                Some(revision) => Condition::RevisionIs(key.clone(), revision),
-                None => self.look(&table).await?,
-            };
-            let value = table.snapshot().encode_to_vec().into();
-            let put = Operation::Put { key: key.clone(), value, lease: Some(lease) };
-            match self.core.records.commit(vec![condition], vec![put]).await {
-                Ok(committed) => {
-                    self.written = Some(committed.revision);
-                    return Ok(table.sequence);
-                }
-                Err(error) if last => return Err(error.into()),
-                Err(StoreError::LeaseNotFound { .. }) => {
-                    self.lease = None;
-                    self.written = None;
-                }
-                Err(
-                    StoreError::Conflict { .. }
-                    | StoreError::NotFound { .. }
-                    | StoreError::AlreadyExists { .. },
-                ) => self.written = None,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(WriteError::Superseded)
+        self.log.write_everything();
+        true
+    }
+
+    async fn commit(&self, write: &LogWrite, lease: LeaseId) -> Result<Revision, WriteError> {
+        let whole = keys::routes_of(self.caller.host_id);
+        let condition = match self.log.revision() {
+            Some(revision) => Condition::RevisionIs(whole.clone(), revision),
+            None => self.look().await?,
+        };
+        let key = match write.place {
+            Place::Everything => whole,
+            Place::Change(number) => keys::routes_change(self.caller.host_id, number),
+        };
+        let put = Operation::Put { key, value: write.value.clone(), lease: Some(lease) };
+        Ok(self.core.records.commit(vec![condition], vec![put]).await?.revision)
     }
 
     async fn lease(&mut self) -> Result<LeaseId, WriteError> {
@@ -210,14 +201,14 @@ impl RoutePublisher {
         Ok(lease)
     }
 
-    /// What must hold so that this stream may write: nobody newer has.
-    async fn look(&self, table: &ProxyTable) -> Result<Condition, WriteError> {
+    /// What must hold so that this stream may write everything: nobody newer has.
+    async fn look(&self) -> Result<Condition, WriteError> {
         let key = keys::routes_of(self.caller.host_id);
         let Some(item) = self.core.records.backend().get(&key).await? else {
             return Ok(Condition::Absent(key));
         };
-        let stored = parse(&item).map(|stored| (stored.incarnation, stored.sequence));
-        if stored > Some((table.incarnation, table.sequence)) {
+        let stored = stored_update(&item).map(|stored| (stored.incarnation, stored.sequence));
+        if stored > self.log.table().map(|table| (table.incarnation.0, table.sequence)) {
             return Err(WriteError::Superseded);
         }
         Ok(Condition::RevisionIs(key, item.revision))

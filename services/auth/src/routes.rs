@@ -1,12 +1,13 @@
 //! Routes of proxies: which agents each proxy holds a tunnel of, in memory, and the news of every change.
 //!
-//! A proxy's routes are one entry in the backend under the proxy's lease (`route_publisher.rs` writes it); this table
-//! follows those entries. It hands on changes as deltas where the sequence allows, otherwise whole. What a route is
-//! worth (suspect, dead) is decided by the proxies.
+//! A proxy's routes lie in the backend under the proxy's lease (`route_log.rs` says how, `route_publisher.rs` writes
+//! them); this table follows them. It hands on changes as deltas where the sequence allows, otherwise whole. What a route
+//! is worth (suspect, dead) is decided by the proxies.
 
-use crate::keys;
+use crate::keys::{self, RoutesEntry};
 use crate::records::Records;
-use prost::Message;
+use crate::route_log::{Continuation, continues, replay};
+use crate::route_table::{ProxyTable, ids, stored_update};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,118 +15,14 @@ use tokio::sync::broadcast;
 use wayleave_api::auth::{ProxyRoutes, RouteUpdate};
 use wayleave_runtime::{Clock, Shutdown};
 use wayleave_store::{Event, Item, Revision, StoreError, Watch, WatchError};
-use wayleave_vocab::{HostId, Incarnation, Mono, Wall};
+use wayleave_vocab::{HostId, Mono, Wall};
 
-/// Most routes of one proxy.
-pub(crate) const ROUTES_MAX: usize = 200_000;
 /// How many changes a reader may be behind before it must start over.
 const CHANGES_BEHIND_MAX: usize = 4096;
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How long the agents of a proxy count as online when its lease was lost: the proxy may be well, and only Auth or the
 /// network between them away.
 const SUSPECT_FOR: Duration = Duration::from_secs(60);
-
-/// The routes of one proxy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ProxyTable {
-    pub(crate) incarnation: Incarnation,
-    pub(crate) sequence: u64,
-    pub(crate) hosts: HashSet<HostId>,
-    /// The proxy is still writing everything anew: readers may add these to what they know, not replace it.
-    pub(crate) incomplete: bool,
-}
-
-/// An update that cannot be applied.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum RouteUpdateError {
-    #[error("an id in the update is not 16 bytes")]
-    Id,
-    #[error("more than {ROUTES_MAX} routes")]
-    TooMany,
-    #[error("the update continues sequence {base}, the routes are at {at}")]
-    Gap { base: u64, at: u64 },
-    #[error("the sequence or incarnation goes back")]
-    Backwards,
-}
-
-impl ProxyTable {
-    /// The table after an update; `before` is what the updates so far made.
-    pub(crate) fn updated(before: Option<&Self>, update: &RouteUpdate) -> Result<Self, RouteUpdateError> {
-        let incarnation = Incarnation(update.incarnation);
-        if before.is_some_and(|b| (b.incarnation, b.sequence) >= (incarnation, update.sequence)) {
-            return Err(RouteUpdateError::Backwards);
-        }
-        let before = before.filter(|b| b.incarnation == incarnation);
-        let hosts = match (update.snapshot, before) {
-            (true, _) => ids(&update.host_ids)?.collect(),
-            (false, before) => {
-                let at = before.map_or(0, |b| b.sequence);
-                if update.base > at {
-                    return Err(RouteUpdateError::Gap { base: update.base, at });
-                }
-                let mut hosts = before.map(|b| b.hosts.clone()).unwrap_or_default();
-                for removed in ids(&update.removed)? {
-                    hosts.remove(&removed);
-                }
-                hosts.extend(ids(&update.added)?);
-                hosts
-            }
-        };
-        if hosts.len() > ROUTES_MAX {
-            return Err(RouteUpdateError::TooMany);
-        }
-        Ok(Self { incarnation, sequence: update.sequence, hosts, incomplete: update.incomplete })
-    }
-
-    /// Everything, as an update and as the stored form.
-    pub(crate) fn snapshot(&self) -> RouteUpdate {
-        let hosts = self.hosts.iter().map(|id| id.as_bytes().to_vec()).collect();
-        let (host_ids, added) = if self.incomplete { (Vec::new(), hosts) } else { (hosts, Vec::new()) };
-        RouteUpdate {
-            incarnation: self.incarnation.0,
-            sequence: self.sequence,
-            snapshot: !self.incomplete,
-            host_ids,
-            added,
-            removed: Vec::new(),
-            base: 0,
-            incomplete: self.incomplete,
-            withdrawn: false,
-        }
-    }
-
-    /// What changed since `before`.
-    fn update_since(&self, before: Option<&Self>) -> RouteUpdate {
-        let Some(before) =
-            before.filter(|b| b.incarnation == self.incarnation && !b.incomplete && !self.incomplete)
-        else {
-            return self.snapshot();
-        };
-        let bytes = |id: &HostId| id.as_bytes().to_vec();
-        RouteUpdate {
-            incarnation: self.incarnation.0,
-            sequence: self.sequence,
-            base: before.sequence,
-            added: self.hosts.difference(&before.hosts).map(bytes).collect(),
-            removed: before.hosts.difference(&self.hosts).map(bytes).collect(),
-            ..RouteUpdate::default()
-        }
-    }
-}
-
-fn ids(list: &[Vec<u8>]) -> Result<impl Iterator<Item = HostId>, RouteUpdateError> {
-    if list.len() > ROUTES_MAX {
-        return Err(RouteUpdateError::TooMany);
-    }
-    let ids: Option<Vec<HostId>> =
-        list.iter().map(|id| <[u8; 16]>::try_from(id.as_slice()).ok().map(raw_id)).collect();
-    ids.map(Vec::into_iter).ok_or(RouteUpdateError::Id)
-}
-
-/// The id with exactly these bytes: ids are version 4 already, so reading them as random keeps every bit.
-fn raw_id(bytes: [u8; 16]) -> HostId {
-    HostId::from_random(bytes)
-}
 
 /// What happened to the routes of one proxy.
 #[derive(Debug, Clone)]
@@ -237,15 +134,16 @@ impl Routes {
     /// Follows the backend until shutdown.
     pub(crate) async fn run(self: Arc<Self>, records: Records, mut watch: Watch, shutdown: Shutdown) {
         while let Some(next) = shutdown.until(watch.next()).await {
-            match next {
-                Ok(change) => change.events.iter().for_each(|event| self.apply(event)),
+            let broken = match next {
+                Ok(change) => change.events.iter().find_map(|event| self.apply(event).err()),
                 Err(WatchError::Closed) => return,
-                Err(error) => {
-                    tracing::debug!(%error, "the watch of routes broke, reading them again");
-                    match shutdown.until(self.reload(&records)).await {
-                        Some(again) => watch = again,
-                        None => return,
-                    }
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(reason) = broken {
+                tracing::debug!(reason, "the watch of routes broke, reading them again");
+                match shutdown.until(self.reload(&records)).await {
+                    Some(again) => watch = again,
+                    None => return,
                 }
             }
         }
@@ -272,16 +170,23 @@ impl Routes {
         }
     }
 
-    fn apply(&self, event: &Event) {
-        let Ok(proxy) = event.key().name().parse::<HostId>() else { return };
-        match event {
-            Event::Put(item) => {
-                if let Some(table) = parse(item) {
-                    self.put(proxy, table, item.revision);
-                }
+    /// Fails with the reason when something is missing between what is known and this.
+    fn apply(&self, event: &Event) -> Result<(), String> {
+        let Some((proxy, entry)) = keys::parse_routes(event.key()) else { return Ok(()) };
+        match (event, entry) {
+            (Event::Put(item), RoutesEntry::Everything) => {
+                let table = stored_update(item).and_then(|update| ProxyTable::new(&update).ok());
+                self.put(proxy, table.ok_or_else(|| damaged(item))?, item.revision);
             }
-            Event::Delete { revision, .. } => self.remove(proxy, *revision),
+            (Event::Put(item), RoutesEntry::Change) => {
+                let change = stored_update(item).ok_or_else(|| damaged(item))?;
+                self.change(proxy, change, item.revision)?;
+            }
+            (Event::Delete { revision, .. }, RoutesEntry::Everything) => self.remove(proxy, *revision),
+            // They go when their lease does, after the entry that they continue or with it.
+            (Event::Delete { .. }, RoutesEntry::Change) => {}
         }
+        Ok(())
     }
 
     fn put(&self, proxy: HostId, table: ProxyTable, revision: Revision) {
@@ -289,7 +194,9 @@ impl Routes {
         let mut state = self.lock();
         state.revision = state.revision.max(revision);
         let before = state.proxies.get(&proxy);
-        if before == Some(&table) {
+        // A list that was read in pages is newer than where its watch begins.
+        let standing = |table: &ProxyTable| (table.incarnation, table.sequence);
+        if before.is_some_and(|before| standing(before) >= standing(&table)) {
             return;
         }
         let update = table.update_since(before);
@@ -298,8 +205,29 @@ impl Routes {
         state.last_seen.extend(ended.into_iter().map(|host| (host, now)));
         state.proxies.insert(proxy, table);
         state.suspect.remove(&proxy);
+        self.tell(proxy, update, revision);
+    }
+
+    fn change(&self, proxy: HostId, change: RouteUpdate, revision: Revision) -> Result<(), String> {
+        let now = self.clock.wall();
+        let mut state = self.lock();
+        state.revision = state.revision.max(revision);
+        // A change that outlives its proxy's routes means nothing.
+        let Some(table) = state.proxies.get_mut(&proxy) else { return Ok(()) };
+        match continues(table, &change) {
+            Continuation::Next => table.update(&change).map_err(|error| error.to_string())?,
+            Continuation::Old => return Ok(()),
+            Continuation::Gap => return Err(format!("a change of the routes of {proxy} is missing")),
+        }
+        let removed = ids(&change.removed).map_err(|error| error.to_string())?;
+        state.last_seen.extend(removed.map(|host| (host, now)));
+        self.tell(proxy, change, revision);
+        Ok(())
+    }
+
+    /// Nobody may be listening. Called under the lock, so that followers see each change once.
+    fn tell(&self, proxy: HostId, update: RouteUpdate, revision: Revision) {
         let routes = ProxyRoutes { proxy_id: proxy.to_string(), update: Some(update) };
-        // Nobody may be listening. Sent under the lock, so that followers see each change once.
         let _ = self.news.send(RouteNews::Changed(Arc::new(routes), revision));
     }
 
@@ -321,59 +249,49 @@ impl Routes {
     }
 }
 
+fn damaged(item: &Item) -> String {
+    format!("the entry {} is damaged", item.key)
+}
+
 async fn read_all(records: &Records) -> Result<(BTreeMap<HostId, ProxyTable>, Watch), StoreError> {
     let (items, revision) = records.items(&keys::routes()).await?;
     let watch = records.backend().watch(&keys::routes(), Some(revision)).await?;
-    let tables =
-        items.iter().filter_map(|item| Some((item.key.name().parse().ok()?, parse(item)?))).collect();
-    Ok((tables, watch))
-}
-
-pub(crate) fn parse(item: &Item) -> Option<ProxyTable> {
-    let update = RouteUpdate::decode(&*item.value).ok()?;
-    ProxyTable::updated(None, &update).ok()
+    let mut entries: BTreeMap<HostId, (Option<Item>, Vec<Item>)> = BTreeMap::new();
+    for item in items {
+        match keys::parse_routes(&item.key) {
+            Some((proxy, RoutesEntry::Everything)) => entries.entry(proxy).or_default().0 = Some(item),
+            Some((proxy, RoutesEntry::Change)) => entries.entry(proxy).or_default().1.push(item),
+            None => {}
+        }
+    }
+    let tables = entries.into_iter().filter_map(|(proxy, (everything, changes))| {
+        Some((proxy, replay(&everything?, &changes)?))
+    });
+    Ok((tables.collect(), watch))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route_table::tests::{change, everything, id, table};
+    use prost::Message;
+    use wayleave_store::Key;
 
-    fn id(n: u8) -> HostId {
-        HostId::from_random([n; 16])
+    fn routes() -> (Routes, Arc<wayleave_runtime::ManualClock>) {
+        let clock = Arc::new(wayleave_runtime::ManualClock::new(Wall::from_secs(1_700_000_000)));
+        let news = broadcast::channel(8).0;
+        (Routes { state: Mutex::default(), news, clock: clock.clone() }, clock)
     }
 
-    fn bytes(ids: &[u8]) -> Vec<Vec<u8>> {
-        ids.iter().map(|n| id(*n).as_bytes().to_vec()).collect()
-    }
-
-    fn everything(sequence: u64, ids: &[u8]) -> RouteUpdate {
-        RouteUpdate {
-            incarnation: 1,
-            sequence,
-            snapshot: true,
-            host_ids: bytes(ids),
-            ..RouteUpdate::default()
-        }
-    }
-
-    fn change(base: u64, sequence: u64, added: &[u8], removed: &[u8]) -> RouteUpdate {
-        RouteUpdate {
-            incarnation: 1,
-            sequence,
-            base,
-            added: bytes(added),
-            removed: bytes(removed),
-            ..RouteUpdate::default()
-        }
+    fn put(key: Key, update: &RouteUpdate, revision: u64) -> Event {
+        let value = update.encode_to_vec().into();
+        Event::Put(Item { key, value, revision: Revision(revision), lease: None })
     }
 
     /// Auth stood still, the proxy did not: its lease ends, and it publishes again a moment later.
     #[test]
     fn a_lost_lease_takes_nobody_offline_at_once() {
-        let clock = Arc::new(wayleave_runtime::ManualClock::new(Wall::from_secs(1_700_000_000)));
-        let news = broadcast::channel(8).0;
-        let routes = Routes { state: Mutex::default(), news, clock: clock.clone() };
-        let table = |sequence, ids: &[u8]| ProxyTable::updated(None, &everything(sequence, ids)).unwrap();
+        let (routes, clock) = routes();
         routes.put(id(9), table(1, &[1, 2]), Revision::default());
         routes.remove(id(9), Revision::default());
         assert!(routes.is_online(id(1)) && routes.online().len() == 2 && !routes.proxy_is_online(id(9)));
@@ -385,37 +303,27 @@ mod tests {
     }
 
     #[test]
-    fn updates_apply_in_order_and_only_in_order() {
-        let first = ProxyTable::updated(None, &everything(1, &[1, 2])).unwrap();
-        let second = ProxyTable::updated(Some(&first), &change(1, 5, &[3], &[1])).unwrap();
-        assert_eq!(second.hosts, [id(2), id(3)].into());
-        let wrong = |before, update: &RouteUpdate| ProxyTable::updated(before, update).unwrap_err();
-        assert_eq!(wrong(None, &change(1, 2, &[1], &[])), RouteUpdateError::Gap { base: 1, at: 0 });
-        assert_eq!(wrong(Some(&first), &change(3, 4, &[1], &[])), RouteUpdateError::Gap { base: 3, at: 1 });
-        assert_eq!(wrong(Some(&second), &everything(5, &[1])), RouteUpdateError::Backwards);
-        let short = RouteUpdate { host_ids: vec![vec![1; 15]], ..everything(9, &[]) };
-        assert_eq!(wrong(None, &short), RouteUpdateError::Id);
-    }
-
-    #[test]
-    fn everything_anew_in_parts_is_complete_with_the_last_one() {
-        let part = RouteUpdate { incomplete: true, ..change(0, 1, &[1, 2], &[]) };
-        let first = ProxyTable::updated(None, &part).unwrap();
-        assert!(first.incomplete);
-        let last = ProxyTable::updated(Some(&first), &change(1, 2, &[3], &[])).unwrap();
-        assert!(!last.incomplete);
-        assert_eq!(last.hosts, [id(1), id(2), id(3)].into());
-    }
-
-    #[test]
-    fn a_change_in_one_life_is_handed_on_as_one() {
-        let first = ProxyTable::updated(None, &everything(1, &[1, 2])).unwrap();
-        let second = ProxyTable::updated(Some(&first), &change(1, 7, &[3], &[1])).unwrap();
-        let delta = second.update_since(Some(&first));
-        assert!(!delta.snapshot);
-        assert_eq!(ProxyTable::updated(Some(&first), &delta).unwrap(), second);
-        assert!(second.update_since(None).snapshot);
-        let newer = ProxyTable { incarnation: Incarnation(2), ..second.clone() };
-        assert!(newer.update_since(Some(&second)).snapshot);
+    fn changes_are_followed_handed_on_and_missed_when_missing() {
+        let (routes, _) = routes();
+        let (whole, at) = (keys::routes_of(id(9)), |n| keys::routes_change(id(9), n));
+        let mut news = routes.follow().2;
+        routes.apply(&put(at(0), &change(1, 2, &[3], &[]), 1)).unwrap();
+        assert!(!routes.is_online(id(3)), "a change of nothing");
+        routes.apply(&put(whole.clone(), &everything(1, &[1]), 2)).unwrap();
+        routes.apply(&put(at(0), &change(1, 2, &[2], &[1]), 3)).unwrap();
+        assert!(routes.is_online(id(2)) && !routes.is_online(id(1)));
+        assert!(routes.last_seen(id(1)).is_some());
+        let mut told = Vec::new();
+        while let Ok(RouteNews::Changed(routes, revision)) = news.try_recv() {
+            told.push((routes.update.clone().unwrap().sequence, revision.0));
+        }
+        assert_eq!(told, [(1, 2), (2, 3)]);
+        routes.apply(&put(whole.clone(), &everything(1, &[1]), 2)).unwrap();
+        assert!(routes.is_online(id(2)), "what is older changes nothing");
+        routes.apply(&put(at(1), &change(3, 4, &[4], &[]), 4)).unwrap_err();
+        routes.apply(&Event::Delete { key: at(0), revision: Revision(5) }).unwrap();
+        assert!(routes.is_online(id(2)));
+        routes.apply(&Event::Delete { key: whole, revision: Revision(6) }).unwrap();
+        assert!(!routes.proxy_is_online(id(9)));
     }
 }

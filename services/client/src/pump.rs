@@ -5,15 +5,18 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 /// Each direction's buffer.
 const BUFFER_BYTES: usize = 128 * 1024;
 /// How long the far side may go on after our input has ended.
 const LINGER: Duration = Duration::from_secs(10);
 
+/// How long the far side may take to end when nobody is left here.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// Copies until the far side ends, or our input has ended and the far side does not end in time. What the far side
-/// sends is written out before this returns.
+/// sends is written out before this returns. When our own end breaks, the far side is told before that.
 pub(crate) async fn pump<I, O, S>(mut input: I, mut output: O, mut stream: S) -> io::Result<()>
 where
     I: AsyncRead + Unpin,
@@ -27,11 +30,34 @@ where
         }
         up.poll_copy(cx, &mut input, &mut stream)?.map(|()| Ok(true))
     });
-    if !is_up_open.await? {
-        return Ok(());
+    let copied = match is_up_open.await {
+        Ok(true) => {
+            let rest = poll_fn(|cx| down.poll_copy(cx, &mut stream, &mut output));
+            match tokio::time::timeout(LINGER, rest).await {
+                // Nobody speaks here any more: the far side may well be short about it.
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+                rest => rest.unwrap_or(Ok(())),
+            }
+        }
+        Ok(false) => return Ok(()),
+        Err(error) => Err(error),
+    };
+    if copied.is_err() {
+        farewell(&mut stream, &mut down.buffer).await;
     }
-    let rest = poll_fn(|cx| down.poll_copy(cx, &mut stream, &mut output));
-    tokio::time::timeout(LINGER, rest).await.unwrap_or(Ok(()))
+    copied
+}
+
+/// Says that nothing more comes, and takes what is under way until the far side has understood: a connection that is
+/// closed with bytes unread is reset, and what was said last may be lost with it.
+async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, buffer: &mut [u8]) {
+    let goodbye = async {
+        stream.shutdown().await?;
+        while stream.read(buffer).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // A far side that is gone needs no goodbye.
+    let _ = tokio::time::timeout(FAREWELL, goodbye).await;
 }
 
 /// One direction.
@@ -129,6 +155,27 @@ mod tests {
         let (result, (), got) = tokio::join!(pump(input, output, near), remote, local);
         result.unwrap();
         assert_eq!(got, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_far_side_of_a_broken_output_is_told_and_not_cut_off() {
+        let (near, far) = duplex(1000);
+        let (input, _typed) = duplex(1000);
+        let (output, shown) = duplex(1000);
+        drop(shown);
+        let (mut heard, mut said) = tokio::io::split(far);
+        let remote = async {
+            let talking = async { while said.write_all(&[0; 5000]).await.is_ok() {} };
+            let mut nothing = [0];
+            tokio::select! {
+                () = talking => panic!("it was cut off"),
+                end = heard.read(&mut nothing) => assert_eq!(end.unwrap(), 0),
+            }
+            drop(heard);
+            drop(said);
+        };
+        let (result, ()) = tokio::join!(pump(input, output, near), remote);
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[tokio::test(start_paused = true)]
