@@ -109,9 +109,9 @@ impl Fleet {
     ///
     /// # Errors
     /// When they do not come up.
-    pub(crate) fn pool(&self, count: u64, connections: u16) -> Result<Loader> {
+    pub(crate) fn pool(&self, first: u64, count: u64, connections: u16) -> Result<Loader> {
         let (proxies, target) = (self.entries(), self.target_address.to_string());
-        let [count, connections] = [count, connections.into()].map(|number| number.to_string());
+        let [first, count, connections] = [first, count, connections.into()].map(|number| number.to_string());
         let ca = self.authorities.display().to_string();
         let arguments = [
             "pooled",
@@ -120,7 +120,7 @@ impl Fleet {
             "--proxies",
             &proxies,
             "--first",
-            "0",
+            &first,
             "--count",
             &count,
             "--target",

@@ -14,6 +14,7 @@ Rows: 1 to 16 (all when none is named).
   --runs N        runs of every contender (default 5, at least 5 for a figure to be quoted)
   --mib N         size of a stream in rows 3 and 8 (default 2048)
   --dials N       connections of one run in row 12 (default 5000)
+  --more-dials N  peered connections after those, only to see whether one fails (default none)
   --tunnels N     tunnels of a proxy in rows 10 and 11, of all in row 13 (default 15000)
   --sessions N    sessions before memory is looked at in row 6 (default 100)
   --idle-s N      seconds idle after them, and in row 10 (default 60)
@@ -32,6 +33,7 @@ pub(crate) struct Options {
     pub(crate) stream_mib: u64,
     pub(crate) sessions: usize,
     pub(crate) dials: u64,
+    pub(crate) more_dials: u64,
     pub(crate) tunnels: u64,
     pub(crate) idle: Duration,
     pub(crate) bin_dir: PathBuf,
@@ -49,6 +51,7 @@ impl Options {
             stream_mib: 2_048,
             sessions: 100,
             dials: 5_000,
+            more_dials: 0,
             tunnels: 15_000,
             idle: Duration::from_secs(60),
             bin_dir: beside_this_program()?,
@@ -63,7 +66,7 @@ impl Options {
                 "-h" | "--help" => return Ok(None),
                 "--bin-dir" => options.bin_dir = PathBuf::from(value()?),
                 "--out" => options.out = PathBuf::from(value()?),
-                "--runs" | "--mib" | "--dials" | "--tunnels" | "--sessions" | "--idle-s" => {
+                "--runs" | "--mib" | "--dials" | "--more-dials" | "--tunnels" | "--sessions" | "--idle-s" => {
                     let number = value()?;
                     options.set(&argument, &number)?;
                     shown.push(format!("{argument} {number}"));
@@ -85,6 +88,7 @@ impl Options {
             "--runs" => self.runs = usize::try_from(number)?.min(RUNS_MAX),
             "--mib" => self.stream_mib = number,
             "--dials" => self.dials = number,
+            "--more-dials" => self.more_dials = number,
             "--tunnels" => self.tunnels = number,
             "--sessions" => self.sessions = usize::try_from(number)?,
             "--idle-s" => self.idle = Duration::from_secs(number),

@@ -52,8 +52,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            dial_deadline: Duration::from_secs(10),
-            hedge_after: Duration::from_secs(1),
+            dial_deadline: Duration::from_secs(20),
+            hedge_after: Duration::from_secs(2),
             dials_max: 6,
             retry_min: Duration::from_millis(100),
             retry_max: Duration::from_secs(8),

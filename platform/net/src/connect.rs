@@ -17,8 +17,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use wayleave_vocab::HostPort;
 
-/// How long one attempt may take: names, TCP and TLS together.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take to reach an address: names and TCP together.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one attempt may take, TLS included: a proxy that has just come back lets thousands wait for their turn.
+pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 const HTTPS_PORT: u16 = 443;
 
 /// A connection that did not come about.
@@ -83,7 +85,7 @@ pub(crate) async fn connect_tcp_by(
     outbound: &Outbound,
     address: &HostPort,
 ) -> Result<TcpStream, ConnectError> {
-    let stream = within_deadline(address, outbound.connect(address)).await?;
+    let stream = within(CONNECT_TIMEOUT, address, outbound.connect(address)).await?;
     tune(&stream);
     Ok(stream)
 }
@@ -100,7 +102,7 @@ pub async fn connect_tls_straight(
         let stream = connect_tcp_by(&Outbound::default(), address).await?;
         tls_over(address, config, ReadAhead::new(stream)).await
     };
-    within_deadline(address, attempt).await
+    within(ATTEMPT_TIMEOUT, address, attempt).await
 }
 
 /// Connects over TLS, on a connection by [`connect_tcp`]. The server name sent is the host of the address.
@@ -115,7 +117,7 @@ pub async fn connect_tls(
         let stream = connect_tcp(address).await?;
         tls_over(address, config, ReadAhead::new(stream)).await
     };
-    within_deadline(address, attempt).await
+    within(ATTEMPT_TIMEOUT, address, attempt).await
 }
 
 /// A TLS connection to the cluster, direct or inside a WebSocket.
@@ -146,7 +148,7 @@ pub async fn connect_cluster(
             Err(upgrade) => Err(tls_error(address, io::Error::other(NoWay { direct, upgrade }))),
         }
     };
-    within_deadline(address, attempt).await
+    within(ATTEMPT_TIMEOUT, address, attempt).await
 }
 
 /// Neither way leads to the cluster.
@@ -202,13 +204,14 @@ async fn upgrade(address: &HostPort, config: Arc<ClientConfig>) -> Result<BoxStr
     Ok(Box::new(UpgradedStream::request(outer, &host).await?))
 }
 
-async fn within_deadline<T>(
+pub(crate) async fn within<T, E: From<ConnectError>>(
+    limit: Duration,
     address: &HostPort,
-    attempt: impl Future<Output = Result<T, ConnectError>>,
-) -> Result<T, ConnectError> {
-    tokio::time::timeout(CONNECT_TIMEOUT, attempt)
+    attempt: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    tokio::time::timeout(limit, attempt)
         .await
-        .map_err(|_| ConnectError::TimedOut { address: address.clone(), within: CONNECT_TIMEOUT })?
+        .map_err(|_| ConnectError::TimedOut { address: address.clone(), within: limit })?
 }
 
 fn tls_error(address: &HostPort, source: io::Error) -> ConnectError {

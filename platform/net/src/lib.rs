@@ -28,8 +28,7 @@ pub use adapter::{
 pub use addresses::{AddressBook, CONNECT_STAGGER, LEARNED_ADDRESSES_MAX, connect_first};
 pub use clock::{ClockComplaint, clock_complaint};
 pub use connect::{
-    CONNECT_TIMEOUT, ClusterStream, ConnectError, connect_cluster, connect_tcp, connect_tls,
-    connect_tls_straight, tls_over,
+    ClusterStream, ConnectError, connect_cluster, connect_tcp, connect_tls, connect_tls_straight, tls_over,
 };
 pub use hello::{HELLO_BYTES_MAX, HELLO_TIMEOUT, Hello, HelloError, read_hello, read_proxy_header};
 pub use lobby::{Admission, Lobby, Slots};

@@ -62,6 +62,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rewind<S> {
         let count = self.ahead.len().min(buf.remaining());
         buf.put_slice(&self.ahead[..count]);
         self.ahead.advance(count);
+        if self.ahead.is_empty() {
+            // What is empty still holds the memory of what it was read into.
+            self.ahead = Bytes::new();
+        }
         Poll::Ready(Ok(()))
     }
 }

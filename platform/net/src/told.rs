@@ -2,7 +2,9 @@
 //! in their configuration.
 
 use crate::accept::tune;
-use crate::connect::{CONNECT_TIMEOUT, ClusterStream, ConnectError, checked_alpn, tls_over};
+use crate::connect::{
+    ATTEMPT_TIMEOUT, CONNECT_TIMEOUT, ClusterStream, ConnectError, checked_alpn, tls_over, within,
+};
 use crate::outbound::Outbound;
 use crate::read_ahead::ReadAhead;
 use crate::refused_address::address_refusal;
@@ -32,7 +34,7 @@ pub enum ToldError {
     },
     /// It did not come about.
     #[error(transparent)]
-    Connect(ConnectError),
+    Connect(#[from] ConnectError),
 }
 
 /// Connects over TLS to an address that somebody told, unless it is one that nobody is led to (see [`address_refusal`]): a
@@ -42,12 +44,12 @@ pub enum ToldError {
 /// See [`ToldError`].
 pub async fn connect_told(address: &HostPort, tls: Arc<ClientConfig>) -> Result<ClusterStream, ToldError> {
     let attempt = async {
-        let stream: BoxStream = Box::new(ReadAhead::new(tcp(address).await?));
+        let stream: BoxStream =
+            Box::new(ReadAhead::new(within(CONNECT_TIMEOUT, address, tcp(address)).await?));
         let stream = tls_over(address, tls, stream).await.map_err(ToldError::Connect)?;
         checked_alpn(address, stream).map_err(ToldError::Connect)
     };
-    let late = ConnectError::TimedOut { address: address.clone(), within: CONNECT_TIMEOUT };
-    tokio::time::timeout(CONNECT_TIMEOUT, attempt).await.map_err(|_| ToldError::Connect(late))?
+    within(ATTEMPT_TIMEOUT, address, attempt).await
 }
 
 /// The same past any HTTP proxy, for proxies of the cluster among each other.
@@ -59,11 +61,10 @@ pub async fn connect_told_straight(
     tls: Arc<ClientConfig>,
 ) -> Result<TlsStream<ReadAhead<TcpStream>>, ToldError> {
     let attempt = async {
-        let stream = ReadAhead::new(tcp_straight(address).await?);
+        let stream = ReadAhead::new(within(CONNECT_TIMEOUT, address, tcp_straight(address)).await?);
         tls_over(address, tls, stream).await.map_err(ToldError::Connect)
     };
-    let late = ConnectError::TimedOut { address: address.clone(), within: CONNECT_TIMEOUT };
-    tokio::time::timeout(CONNECT_TIMEOUT, attempt).await.map_err(|_| ToldError::Connect(late))?
+    within(ATTEMPT_TIMEOUT, address, attempt).await
 }
 
 async fn tcp(address: &HostPort) -> Result<TcpStream, ToldError> {

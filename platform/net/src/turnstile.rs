@@ -14,7 +14,7 @@ use tokio::io::AsyncRead;
 use tokio::sync::oneshot;
 
 /// A client that has waited for so long may give up before its handshake is done: it comes behind those who are new.
-const HOPEFUL: Duration = Duration::from_secs(4);
+const HOPEFUL: Duration = Duration::from_secs(10);
 /// Nobody waits longer: whoever dials has given up by then.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// A turn ends after this, whatever happens: whoever is silent holds up nobody.

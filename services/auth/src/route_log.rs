@@ -213,7 +213,8 @@ mod tests {
         let mut whole = 0;
         for sequence in 2..2_000_u64 {
             let agent = (sequence % 251) as u8;
-            let (added, removed) = if sequence % 3 == 0 { (vec![], vec![agent]) } else { (vec![agent], vec![]) };
+            let (added, removed) =
+                if sequence % 3 == 0 { (vec![], vec![agent]) } else { (vec![agent], vec![]) };
             log.apply(&change(sequence - 1, sequence, &added, &removed)).unwrap();
             if sequence % 5 == 0 {
                 continue;

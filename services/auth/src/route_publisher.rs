@@ -169,9 +169,7 @@ impl RoutePublisher {
     fn must_look_again(&mut self, error: &StoreError) -> bool {
         match error {
             StoreError::LeaseNotFound { .. } => self.lease = None,
-            StoreError::Conflict { .. }
-            | StoreError::NotFound { .. }
-            | StoreError::AlreadyExists { .. } => {}
+            StoreError::Conflict { .. } | StoreError::NotFound { .. } | StoreError::AlreadyExists { .. } => {}
             _ => return false,
         }
         self.log.write_everything();

@@ -135,10 +135,8 @@ pub(crate) fn ids(list: &[Vec<u8>]) -> Result<impl Iterator<Item = HostId> + use
         return Err(RouteUpdateError::TooMany);
     }
     // Ids are version 4 already, so reading them as random keeps every bit.
-    let ids: Option<Vec<HostId>> = list
-        .iter()
-        .map(|id| <[u8; 16]>::try_from(id.as_slice()).ok().map(HostId::from_random))
-        .collect();
+    let ids: Option<Vec<HostId>> =
+        list.iter().map(|id| <[u8; 16]>::try_from(id.as_slice()).ok().map(HostId::from_random)).collect();
     ids.map(Vec::into_iter).ok_or(RouteUpdateError::Id)
 }
 

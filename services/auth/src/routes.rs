@@ -264,9 +264,9 @@ async fn read_all(records: &Records) -> Result<(BTreeMap<HostId, ProxyTable>, Wa
             None => {}
         }
     }
-    let tables = entries.into_iter().filter_map(|(proxy, (everything, changes))| {
-        Some((proxy, replay(&everything?, &changes)?))
-    });
+    let tables = entries
+        .into_iter()
+        .filter_map(|(proxy, (everything, changes))| Some((proxy, replay(&everything?, &changes)?)));
     Ok((tables.collect(), watch))
 }
 

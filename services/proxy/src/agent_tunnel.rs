@@ -50,11 +50,12 @@ pub(crate) enum AgentTunnelError {
     Closed(#[source] TunnelClosed),
 }
 
+/// A queue of these has room for many from the start, so what is large is elsewhere.
 enum News {
-    Said(AgentToProxy),
+    Said(Box<AgentToProxy>),
     GoingAway,
     Drained,
-    Closed(TunnelClosed),
+    Closed(Box<TunnelClosed>),
 }
 
 /// Serves one tunnel to its end.
@@ -79,7 +80,7 @@ pub(crate) async fn serve(
     let (events, handle) = (sender.clone(), tunnel.clone());
     shared.tasks.spawn_many(async move {
         let reason = driver.run(|event| handle_event(&handle, &events, event)).await;
-        let _ = sender.send(News::Closed(reason)).await;
+        let _ = sender.send(News::Closed(Box::new(reason))).await;
     });
     let _closer = CloseOnDrop(tunnel.clone());
     // The agent looks at this first: one that is connected already goes before it is registered here.
@@ -195,7 +196,7 @@ fn agent_of(shared: &Shared, tls: &ServerTls) -> Result<HostId, AgentTunnelError
 fn handle_event(tunnel: &Tunnel, news: &mpsc::Sender<News>, event: TunnelEvent) {
     let item = match event {
         TunnelEvent::Control(bytes) => match AgentToProxy::decode(bytes) {
-            Ok(message) => News::Said(message),
+            Ok(message) => News::Said(Box::new(message)),
             Err(error) => {
                 tracing::debug!(%error, "an agent sent an unreadable control message: closing its tunnel");
                 return tunnel.close();
@@ -213,9 +214,12 @@ fn handle_event(tunnel: &Tunnel, news: &mpsc::Sender<News>, event: TunnelEvent) 
 
 async fn first_hello(news: &mut mpsc::Receiver<News>) -> Result<AgentHello, AgentTunnelError> {
     match news.recv().await {
-        Some(News::Said(AgentToProxy { message: Some(agent_to_proxy::Message::Hello(hello)) })) => Ok(hello),
-        Some(News::Closed(reason)) => Err(AgentTunnelError::Closed(reason)),
-        Some(News::Said(_) | News::GoingAway | News::Drained) | None => Err(AgentTunnelError::BadHello),
+        Some(News::Said(said)) => match said.message {
+            Some(agent_to_proxy::Message::Hello(hello)) => Ok(hello),
+            Some(_) | None => Err(AgentTunnelError::BadHello),
+        },
+        Some(News::Closed(reason)) => Err(AgentTunnelError::Closed(*reason)),
+        Some(News::GoingAway | News::Drained) | None => Err(AgentTunnelError::BadHello),
     }
 }
 
@@ -236,7 +240,7 @@ async fn attend(
     loop {
         tokio::select! {
             item = news.recv() => match item {
-                Some(News::Closed(reason)) => return reason,
+                Some(News::Closed(reason)) => return *reason,
                 Some(News::GoingAway) => up.leave(),
                 Some(News::Drained) => tunnel.close(),
                 Some(News::Said(said)) => {

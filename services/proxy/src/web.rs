@@ -68,7 +68,7 @@ pub(crate) async fn serve(
             tracing::debug!(%peer, "not a load balancer of proxy_protocol_from: closed");
             return;
         }
-        ProxyProtocol::RequiredFrom(_) => match read_proxy_header(stream).await {
+        ProxyProtocol::RequiredFrom(_) => match Box::pin(read_proxy_header(stream)).await {
             Ok((source, stream)) => {
                 let arrived = arrived(source.unwrap_or(peer), Depth::Outer);
                 serve_hello(&shared, Box::new(ReadAhead::new(stream)), arrived, shutdown).await
@@ -108,27 +108,28 @@ fn serve_hello(
 ) -> BoxFuture<'_, Result<(), Failure>> {
     Box::pin(async move {
         let Arrived { client, depth, admission } = arrived;
-        let (hello, stream) = read_hello(stream).await?;
+        let (hello, stream) = Box::pin(read_hello(stream)).await?;
         match (route(&hello), depth) {
             // Who that is, only Auth will know: to this proxy it stays a stranger.
             (Destination::Auth, _) => {
                 shared.metrics.connection(Protocol::Auth);
-                Ok(shared.passthrough.carry(stream, client).await?)
+                Ok(Box::pin(shared.passthrough.carry(stream, client)).await?)
             }
             (Destination::Tunnel, _) => {
                 shared.metrics.connection(Protocol::Tunnel);
                 let tls = handshake(shared, &shared.tunnel_turns, &shared.tunnel_tls, stream).await?;
-                Ok(agent_tunnel::serve(shared, tls, client, &admission, shutdown).await?)
+                Ok(Box::pin(agent_tunnel::serve(shared, tls, client, &admission, shutdown)).await?)
             }
             (Destination::Dial, _) => {
                 shared.metrics.connection(Protocol::Dial);
                 let tls = handshake(shared, &shared.client_turns, &shared.dial_tls, stream).await?;
-                Ok(client_dial::serve(shared, tls, client, &admission, shutdown).await?)
+                Ok(Box::pin(client_dial::serve(shared, tls, client, &admission, shutdown)).await?)
             }
             (Destination::Web, Depth::Outer) => {
                 shared.metrics.connection(Protocol::Web);
                 let tls = handshake(shared, &shared.client_turns, &shared.web_tls, stream).await?;
-                let Some(agreed) = serve_http(shared, tls, client, shutdown.clone()).await? else {
+                let served = Box::pin(serve_http(shared, tls, client, shutdown.clone()));
+                let Some(agreed) = served.await? else {
                     return Ok(());
                 };
                 let upgraded = tokio::time::timeout(HELLO_TIMEOUT, agreed.stream);
@@ -144,29 +145,32 @@ fn serve_hello(
     })
 }
 
-pub(crate) type ServerTls = tokio_rustls::server::TlsStream<Rewind<BoxStream>>;
+/// In a box, because it is large and is handed from task to task, each of which would have room for one of its own.
+pub(crate) type ServerTls = Box<tokio_rustls::server::TlsStream<Rewind<BoxStream>>>;
 
-async fn handshake(
-    shared: &Shared,
-    turns: &Turnstile,
-    config: &Arc<rustls::ServerConfig>,
+/// Boxed, so that a connection that lives for weeks has no room for its handshake.
+fn handshake<'a>(
+    shared: &'a Shared,
+    turns: &'a Turnstile,
+    config: &'a Arc<rustls::ServerConfig>,
     stream: Rewind<BoxStream>,
-) -> Result<ServerTls, Failure> {
+) -> BoxFuture<'a, Result<ServerTls, Failure>> {
     let arrived = Instant::now();
-    let accept = |stream| async move {
+    let accept = move |stream| async move {
         let began = Instant::now();
         shared.metrics.handshake_waits.observe_since(arrived);
         let accept = TlsAcceptor::from(config.clone()).accept(stream);
         let accepted = tokio::time::timeout(HELLO_TIMEOUT, accept).await;
-        let accepted =
-            accepted.map_err(|_| Failure::from("no TLS handshake in time")).and_then(|done| Ok(done?));
+        let accepted = accepted
+            .map_err(|_| Failure::from("no TLS handshake in time"))
+            .and_then(|done| Ok(Box::new(done?)));
         match &accepted {
             Ok(_) => shared.metrics.handshakes.observe_since(began),
             Err(_) => shared.metrics.handshakes_failed.increment(),
         }
         accepted
     };
-    turns.pass(stream, accept).await?
+    Box::pin(async move { turns.pass(stream, accept).await? })
 }
 
 /// Serves HTTP requests until the connection ends or is to become something else.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use nix::sys::signal::Signal;
+use std::io::Read as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use wayleave_scenario::{
@@ -29,6 +30,7 @@ fn sessions_of_stock_ssh() {
         only_logins_of_the_user_are_entered,
         input_may_end_before_output_does,
         a_client_that_vanishes_takes_its_command_along,
+        a_client_that_vanishes_from_a_copy_takes_it_along,
         one_master_carries_ten_channels,
         an_unread_channel_stalls_no_other,
         many_connections_at_once,
@@ -185,6 +187,26 @@ fn a_client_that_vanishes_takes_its_command_along(cluster: &Cluster) {
     assert!(!started.is_empty());
     running.signal(Signal::SIGKILL);
     wait_until("the command to end with its client", || started.iter().all(|pid| !is_alive(*pid)));
+}
+
+/// What it had not read yet must not cut off what its end has to tell.
+fn a_client_that_vanishes_from_a_copy_takes_it_along(cluster: &Cluster) {
+    let agent = cluster.nodes[0].daemon.pid();
+    let words = ssh(cluster).run("web-1", &[], "cat /dev/zero").shell_words();
+    for _ in 0..5 {
+        let before = descendants(agent);
+        let mut client = Command::new("sh");
+        client.args(["-c", &format!("exec {words}")]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut client = client.spawn().unwrap();
+        let mut copy = client.stdout.take().unwrap();
+        copy.read_exact(&mut vec![0; 10_000_000]).unwrap();
+        let started: Vec<i32> = descendants(agent).into_iter().filter(|pid| !before.contains(pid)).collect();
+        assert!(!started.is_empty());
+        client.kill().unwrap();
+        client.wait().unwrap();
+        drop(copy);
+        wait_until("the copy to end with its client", || started.iter().all(|pid| !is_alive(*pid)));
+    }
 }
 
 fn one_master_carries_ten_channels(cluster: &Cluster) {

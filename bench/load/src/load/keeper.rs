@@ -118,7 +118,10 @@ impl Keeper {
             let Some(connected) = given_up.until(dialling).await else { return };
             let result = match connected {
                 Ok((tunnel, hello)) => meet(tunnel, hello, agent, wanted, &avoid),
-                Err(_) => Err(DialFailure::Failed),
+                Err(error) => {
+                    shared.note_failure(&error);
+                    Err(DialFailure::Failed)
+                }
             };
             let _ = sender.send(News::Dialled(id, result)).await;
         });

@@ -10,9 +10,10 @@ use crate::options::PooledOptions;
 use crate::say;
 use anyhow::{Result, bail};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::Notify;
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) asked: AtomicU64,
     pub(crate) dials: AtomicU64,
     pub(crate) dials_failed: AtomicU64,
+    /// How often a dial failed by which error of the system, or by something else.
+    pub(crate) failures: Mutex<BTreeMap<String, u64>>,
 }
 
 /// What has become of the agents since somebody began to watch.
@@ -96,6 +99,7 @@ pub(crate) async fn run(options: PooledOptions) -> Result<()> {
         asked: AtomicU64::new(0),
         dials: AtomicU64::new(0),
         dials_failed: AtomicU64::new(0),
+        failures: Mutex::default(),
     });
     let started = Instant::now();
     for index in 0..count {
@@ -118,6 +122,7 @@ async fn watch(shared: &Shared, count: usize) -> Result<()> {
     let counters = [&shared.asked, &shared.dials, &shared.dials_failed];
     let before = counters.map(|counter| counter.load(Ordering::Relaxed));
     shared.board().watch();
+    shared.failures().clear();
     let began = Instant::now();
     let enough = (count as f64 * SHARE).ceil() as usize;
     let share_in = shared.wait(|board| board.back >= enough).await.map(|()| began.elapsed().as_secs_f64());
@@ -135,13 +140,24 @@ async fn watch(shared: &Shared, count: usize) -> Result<()> {
         report.insert("asked".into(), json!(asked - asked_before));
         report.insert("dials".into(), json!(dials - dials_before));
         report.insert("dials_failed".into(), json!(dials_failed - failed_before));
+        report.insert("failures".into(), json!(*shared.failures()));
     }
     say(&report)
 }
 
 impl Shared {
-    pub(crate) fn board(&self) -> std::sync::MutexGuard<'_, Board> {
+    pub(crate) fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failures(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn note_failure(&self, error: &anyhow::Error) {
+        let system = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+        let reason = system.map_or_else(|| "something else".to_owned(), |error| error.kind().to_string());
+        *self.failures().entry(reason).or_default() += 1;
     }
 
     async fn wait(&self, is_done: impl Fn(&Board) -> bool) -> Result<()> {

@@ -30,7 +30,7 @@ pub(super) fn measure(place: &mut Place<'_>) -> Result<Findings> {
     let mut site = place.site()?;
     (site.connections, site.shutdown_timeout) = (TUNNELS, "20s");
     let mut fleet = Fleet::start(site, AGENTS, PROXIES)?;
-    let _agents = fleet.pool(AGENTS, TUNNELS)?;
+    let _agents = fleet.pool(0, AGENTS, TUNNELS)?;
     fleet.site.make_user("auth")?;
     let first = fleet.proxy(0)?.web;
     let _node = fleet.site.start_node(first)?;
