@@ -167,3 +167,29 @@ fn o_no_statement_is_another_kind_of_statement_or_one_of_tls() {
         assert_eq!(same, 1);
     }
 }
+
+/// Of what can be printed; found before [`Unprintable`], which is behind one more reference.
+trait Printable {
+    fn is_printable(&self) -> bool {
+        true
+    }
+}
+
+impl<T: std::fmt::Debug> Printable for T {}
+
+trait Unprintable {
+    fn is_printable(&self) -> bool {
+        false
+    }
+}
+
+impl<T> Unprintable for &T {}
+
+#[test]
+fn m_neither_a_secret_nor_a_private_share_can_be_printed() {
+    let ends = ends();
+    let (secret, client, public) = (&secret_of_client(&ends), &ends.client, &attempt());
+    assert!(public.is_printable());
+    assert!(!secret.is_printable());
+    assert!(!client.is_printable());
+}

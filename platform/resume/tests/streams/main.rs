@@ -2,7 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod decided;
 mod exact;
+mod guessed;
+mod hand;
 mod lying;
 mod refused;
+mod secrecy;
+mod stalled;
 mod world;

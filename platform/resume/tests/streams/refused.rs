@@ -71,7 +71,7 @@ async fn refusal(stream: &mut BoxStream) -> Refusal {
 }
 
 /// The frames of a connection that wanted a stream back.
-fn reattachment(recorded: &[u8]) -> (Reattach, Proof) {
+pub(crate) fn reattachment(recorded: &[u8]) -> (Reattach, Proof) {
     let mut input = BytesMut::from(recorded);
     match (Frame::decode(&mut input).unwrap(), Frame::decode(&mut input).unwrap()) {
         (Some(Frame::Reattach(reattach)), Some(Frame::Proof(proof))) => (reattach, proof),

@@ -2,7 +2,7 @@
 
 use crate::lying::Lie;
 use futures::future::BoxFuture;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -15,7 +15,7 @@ use wayleave_resumable::{
     Resumptions, ResumptionsConfig,
 };
 use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup};
-use wayleave_vocab::{ClusterName, HostId, SystemRole, Traits, UserName};
+use wayleave_vocab::{ClusterName, HostId, RoleName, SystemRole, Traits, UserName};
 
 /// What the agent tells of proxies.
 pub(crate) fn proxies() -> watch::Receiver<Vec<String>> {
@@ -47,8 +47,13 @@ impl Authorities {
     }
 
     pub(crate) fn user(&self, name: &str) -> Credentials {
+        self.user_who(name, |_| ())
+    }
+
+    /// A user whose certificate says something else than usual.
+    pub(crate) fn user_who(&self, name: &str, change: impl FnOnce(&mut UserPrincipal)) -> Credentials {
         let now = SystemClock::new().wall();
-        let principal = Principal::User(UserPrincipal {
+        let mut principal = UserPrincipal {
             name: UserName::parse(name).unwrap(),
             cluster: self.cluster.clone(),
             roles: [].into(),
@@ -56,8 +61,15 @@ impl Authorities {
             traits: Traits::new(),
             local_admin: false,
             not_after: now.after(Duration::from_secs(3600)),
-        });
-        issue(&self.user, &principal, &[])
+        };
+        change(&mut principal);
+        issue(&self.user, &Principal::User(principal), &[])
+    }
+
+    /// The same with roles.
+    pub(crate) fn user_with(&self, name: &str, roles: &[&str]) -> Credentials {
+        let roles = roles.iter().map(|role| RoleName::parse(*role).unwrap()).collect();
+        self.user_who(name, |user| user.roles = roles)
     }
 
     /// The agent, or a proxy.
@@ -107,7 +119,7 @@ fn issue(authority: &X509Authority, principal: &Principal, names: &[&str]) -> Cr
             dns_names: &names,
             ip_addresses: &[],
             not_before: now.before(Duration::from_secs(60)),
-            not_after: now.after(Duration::from_secs(3600)),
+            not_after: principal.not_after(),
             server: principal.as_user().is_none(),
             client: true,
             serial: [9; 16],
@@ -122,7 +134,12 @@ pub(crate) struct Policy {
     /// The answer to a client that is back.
     pub(crate) answer: Arc<Mutex<Result<(), String>>>,
     pub(crate) max_detached: Arc<Mutex<Result<Duration, String>>>,
+    /// The same for whoever has a role of that name, where it is less.
+    pub(crate) waits: Arc<Mutex<BTreeMap<&'static str, Duration>>>,
+    /// Who wanted to come back.
+    pub(crate) asked: Arc<Mutex<Vec<UserPrincipal>>>,
     pub(crate) heard: Arc<Mutex<Vec<String>>>,
+    deaf: Shutdown,
 }
 
 impl Policy {
@@ -130,8 +147,17 @@ impl Policy {
         Self {
             answer: Arc::new(Mutex::new(Ok(()))),
             max_detached: Arc::new(Mutex::new(Ok(Duration::from_secs(60)))),
+            waits: Arc::default(),
+            asked: Arc::default(),
             heard: Arc::default(),
+            deaf: Shutdown::new(),
         }
+    }
+
+    fn wait(&self, user: &UserPrincipal) -> Result<Duration, String> {
+        let most = self.max_detached.lock().unwrap().clone()?;
+        let waits = self.waits.lock().unwrap();
+        Ok(user.roles.iter().filter_map(|role| waits.get(role.as_str())).fold(most, |all, own| all.min(*own)))
     }
 
     fn hear(&self, event: ResumptionEvent) {
@@ -139,8 +165,10 @@ impl Policy {
             ResumptionEvent::Detached => "detached".to_owned(),
             ResumptionEvent::Reattach { user, answer, .. } => {
                 let said = self.answer.lock().unwrap().clone();
+                let text = format!("reattach {}", user.name);
+                self.asked.lock().unwrap().push(user);
                 let _ = answer.send(said);
-                format!("reattach {}", user.name)
+                text
             }
             ResumptionEvent::Refused { user, reason, .. } => {
                 format!("refused {}: {reason}", user.map(|user| user.to_string()).unwrap_or_default())
@@ -151,6 +179,11 @@ impl Policy {
             }
         };
         self.heard.lock().unwrap().push(text);
+    }
+
+    /// The adapter is gone, and hears nothing any more.
+    pub(crate) fn deafen(&self) {
+        self.deaf.request();
     }
 
     pub(crate) fn heard(&self) -> Vec<String> {
@@ -231,12 +264,25 @@ impl World {
 
     /// Cuts the connections that stay.
     pub(crate) fn cut(&self) {
-        std::mem::take(&mut *self.cut.lock().unwrap()).request();
+        self.set_apart().request();
+    }
+
+    /// Cuts the connections that there are, when it is requested: none that come after.
+    pub(crate) fn set_apart(&self) -> Shutdown {
+        std::mem::take(&mut *self.cut.lock().unwrap())
+    }
+
+    /// The agent of the moment.
+    pub(crate) fn resumptions(&self) -> Arc<Resumptions> {
+        self.resumptions.lock().unwrap().clone()
     }
 
     /// A client's stream; the agent's end is in [`World::streams`].
     pub(crate) fn client(&self, user: &str) -> (ClientStream, Arc<Dialler>) {
-        let credentials = self.authorities.user(user);
+        self.client_of(self.authorities.user(user))
+    }
+
+    pub(crate) fn client_of(&self, credentials: Credentials) -> (ClientStream, Arc<Dialler>) {
         let agent =
             Agent { names: vec!["web-1".into()], role: SystemRole::Node, trust: self.authorities.trust() };
         let dialler = Arc::new(Dialler {
@@ -254,6 +300,11 @@ impl World {
     /// A connection to the agent that wants a stream back, by hand.
     pub(crate) fn raw(&self) -> BoxStream {
         self.network().connect(false).unwrap()
+    }
+
+    /// A connection to the agent that begins a stream, by hand.
+    pub(crate) fn raw_new(&self) -> BoxStream {
+        self.network().connect(true).unwrap()
     }
 
     /// Serves the agent's ends by sending everything back.
@@ -323,14 +374,14 @@ impl Network {
     }
 
     fn begin(&self, far: BoxStream) {
-        let lifetime = self.policy.max_detached.clone();
-        let max_detached = Arc::new(move |_: &UserPrincipal| lifetime.lock().unwrap().clone());
+        let policy = self.policy.clone();
+        let max_detached = Arc::new(move |user: &UserPrincipal| policy.wait(user));
         let Begun { stream, mut events, keeper } = self.resumptions.lock().unwrap().begin(far, max_detached);
         let (policy, served) = (self.policy.clone(), self.served.clone());
         self.tasks.spawn_many(async move {
             let _ = served.send(stream).await;
             let hearing = async move {
-                while let Some(event) = events.recv().await {
+                while let Some(Some(event)) = policy.deaf.until(events.recv()).await {
                     policy.hear(event);
                 }
             };
