@@ -123,14 +123,33 @@ enum Known {
 
 struct Owner {
     stream: StreamId,
+    /// As who began it.
     user: UserPrincipal,
+    /// As who came back last.
+    returned: Option<UserPrincipal>,
     secret: StreamSecret,
 }
 
 impl Owner {
-    fn ageless(&self) -> UserPrincipal {
-        UserPrincipal { not_after: Wall::from_ms(u64::MAX), ..self.user.clone() }
+    /// How long it waits: by what he was when he began and by what he is now, so that neither lengthens the other.
+    fn wait(&self, max_detached: &MaxDetached) -> Result<Duration, String> {
+        // By now the certificates may have run out: the one that the client comes back with must be good.
+        let ageless =
+            |user: &UserPrincipal| UserPrincipal { not_after: Wall::from_ms(u64::MAX), ..user.clone() };
+        let begun = wait_of(max_detached, &ageless(&self.user))?;
+        let returned =
+            self.returned.as_ref().map(|user| wait_of(max_detached, &ageless(user))).transpose()?;
+        Ok(returned.map_or(begun, |returned| returned.min(begun)))
     }
+}
+
+/// How long a stream of the user waits; one that may not wait at all is an error.
+fn wait_of(max_detached: &MaxDetached, user: &UserPrincipal) -> Result<Duration, String> {
+    let lifetime = max_detached(user)?;
+    if lifetime.is_zero() {
+        return Err("your roles want sessions to end with their connection".to_owned());
+    }
+    Ok(lifetime)
 }
 
 enum Kept {
@@ -246,11 +265,11 @@ impl Resumptions {
         let judged = match self.judge(&shared, &attempt, &proof.mac, &proof.signed) {
             Ok(user) => {
                 admission.known();
-                shared.ask(user, client_address).await
+                shared.ask(user.clone(), client_address).await.map(|()| user)
             }
             Err(denied) => Err(denied),
         };
-        if let Err(denied) = judged.and_then(|()| shared.attach(number, &attempt, &mut pending)) {
+        if let Err(denied) = judged.and_then(|user| shared.attach(number, &attempt, user, &mut pending)) {
             if let Some((user, reason)) = &denied.reason {
                 tracing::info!(reason, "somebody was refused a stream that he wanted back");
                 let (user, reason) = (user.clone(), reason.clone());
@@ -338,10 +357,7 @@ impl Resumptions {
             Ok(Principal::Host(_)) => return Err("the certificate is that of a process".to_owned()),
             Err(error) => return Err(error.to_string()),
         };
-        let lifetime = max_detached(&user)?;
-        if lifetime.is_zero() {
-            return Err("your roles want sessions to end with their connection".to_owned());
-        }
+        let lifetime = wait_of(max_detached, &user)?;
         if self.count() >= STREAMS_MAX {
             return Err("too many sessions are open on this node".to_owned());
         }
@@ -359,7 +375,7 @@ impl Resumptions {
         });
         answer.signed = signed.map_err(|error| error.to_string())?;
         let secret = ephemeral.secret(&hello.share, hello, &answer).map_err(|error| error.to_string())?;
-        Ok((Owner { stream: answer.stream, user, secret }, answer))
+        Ok((Owner { stream: answer.stream, user, returned: None, secret }, answer))
     }
 
     /// Counts one more stream of the user that waits, if he may have one more.
@@ -396,7 +412,7 @@ impl Shared {
         let name = user.name.clone();
         let denied = |text: String| Denied { refusal: Refusal::Denied, text, reason: None };
         if self.events.is_closed() {
-            return (self.max_detached)(&user)
+            return wait_of(&self.max_detached, &user)
                 .map(|_| ())
                 .map_err(|text| Denied::noted(&text, Some(&name), text.clone()));
         }
@@ -416,6 +432,7 @@ impl Shared {
         &self,
         number: wayleave_resume::Attempt,
         attempt: &Attempt,
+        user: UserPrincipal,
         pending: &mut Pending,
     ) -> Result<(), Denied> {
         let mut state = self.lock();
@@ -445,6 +462,9 @@ impl Shared {
             ));
         }
         state.link.say(&Frame::Attached(Attached { received, mac }));
+        if let Known::User(owner) = &mut state.known {
+            owner.returned = Some(user);
+        }
         if std::mem::take(&mut state.is_counted) {
             self.owner.uncount_detached(&name);
         }
@@ -533,11 +553,8 @@ impl Shared {
         }
         let waits = match &state.known {
             Known::Nobody | Known::Unresumable => Err(reason),
-            // By now the certificate may have run out: the one that the client comes back with must be good.
-            Known::User(owner) => (self.max_detached)(&owner.ageless()).and_then(|lifetime| {
-                if lifetime.is_zero() {
-                    Err("the connection was lost, and sessions end with it".to_owned())
-                } else if self.owner.count_detached(&owner.user.name) {
+            Known::User(owner) => owner.wait(&self.max_detached).and_then(|lifetime| {
+                if self.owner.count_detached(&owner.user.name) {
                     Ok(lifetime)
                 } else {
                     Err("the connection was lost, and too many sessions of the user wait".to_owned())

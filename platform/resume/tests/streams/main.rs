@@ -10,4 +10,5 @@ mod lying;
 mod refused;
 mod secrecy;
 mod stalled;
+mod widened;
 mod world;
