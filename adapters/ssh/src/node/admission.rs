@@ -219,7 +219,9 @@ impl NodeConnection {
     pub(crate) fn may_resume(&self, user: &UserPrincipal, now: Wall) -> Result<(), Refused> {
         let (name, login) = match &self.stage {
             Stage::Unauthenticated => {
-                return self.node.max_detached_of(user).map(|_| ()).map_err(Refused::plain);
+                let wait = self.node.max_detached_of(user).map_err(Refused::plain)?;
+                let error = AdmissionError::NotResumable;
+                return if wait.is_zero() { Err(Refused::plain(error.to_string())) } else { Ok(()) };
             }
             Stage::Admitting(candidate) => (&candidate.principal.name, &candidate.login),
             Stage::Admitted(admitted) => (&admitted.principal.name, &admitted.login),

@@ -47,6 +47,7 @@ pub(crate) struct NodeConnection {
     pub(crate) id: SessionId,
     /// How often something was refused on this connection.
     pub(crate) refusals: u32,
+    pub(crate) takeovers_refused: u32,
     /// Set when this side ended the connection: why.
     pub(crate) end_reason: Option<String>,
     views: watch::Receiver<Option<Arc<PolicyView>>>,
@@ -151,6 +152,7 @@ impl NodeConnection {
             is_draining: shutdown.is_requested(),
             id: SessionId::from_random(random_bytes()),
             refusals: 0,
+            takeovers_refused: 0,
             end_reason: None,
             views,
         }

@@ -14,6 +14,8 @@ use wayleave_vocab::{Login, Mono, SessionId, UserName};
 
 /// Refusals on one connection before it is ended.
 const REFUSALS_MAX: u32 = 64;
+/// Vain tries of others to take a connection over that are noted; whose it is has no part in them.
+const TAKEOVERS_NOTED_MAX: u32 = 64;
 
 /// What a session is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +69,15 @@ impl NodeConnection {
         if self.refusals >= REFUSALS_MAX {
             let text = "too many requests were refused on this connection".to_owned();
             core.end(DisconnectReason::ByApplication, text);
+        }
+    }
+
+    /// Writes that somebody did not get the stream of this connection. Not the user's doing: it goes on, and what more
+    /// of that there is goes unwritten, so that nobody fills the journal.
+    pub(crate) fn note_takeover_refused(&mut self, core: &mut Core<Done>, event: Event) {
+        self.takeovers_refused = self.takeovers_refused.saturating_add(1);
+        if self.takeovers_refused <= TAKEOVERS_NOTED_MAX {
+            self.note(core, event);
         }
     }
 

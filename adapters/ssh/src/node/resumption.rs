@@ -57,7 +57,7 @@ impl NodeConnection {
                 let outcome = events::failure(&reason);
                 let event =
                     self.resumption(ResumptionAction::Resumed, user.as_ref(), client_address, outcome);
-                self.note_refused(core, event);
+                self.note_takeover_refused(core, event);
             }
             ResumptionEvent::Expired { answer } => self.on_expired(core, answer),
         }

@@ -11,6 +11,7 @@ mod ending;
 mod forwarding;
 mod harness;
 mod jump;
+mod resuming;
 mod sessions;
 mod tenants;
 mod world;
@@ -29,6 +30,7 @@ fn main() {
                 ending::CASES,
                 jump::CASES,
                 tenants::CASES,
+                resuming::CASES,
             ]
             .concat(),
         ),
