@@ -119,8 +119,7 @@ impl Denial {
             DenialReason::UnknownRole { .. } | DenialReason::BrokenRole { .. } => {
                 "your roles have changed: log in again, or ask an administrator".to_owned()
             }
-            DenialReason::Locked { lock } if lock.message.is_empty() => "access is locked".to_owned(),
-            DenialReason::Locked { lock } => format!("access is locked: {}", lock.message),
+            DenialReason::Locked { lock } => lock.user_text(),
             DenialReason::LocksStale { .. } => {
                 "access is refused while the cluster's locks cannot be checked; try again".to_owned()
             }

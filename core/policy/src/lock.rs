@@ -38,6 +38,16 @@ pub struct LockMatch {
     pub message: String,
 }
 
+impl LockMatch {
+    /// What whoever is locked out is told.
+    pub fn user_text(&self) -> String {
+        match self.message.as_str() {
+            "" => "access is locked".to_owned(),
+            message => format!("access is locked: {message}"),
+        }
+    }
+}
+
 impl LockSet {
     /// The locks, those that have run out included: they are passed over when asked.
     pub fn new<'l>(locks: impl IntoIterator<Item = &'l Lock>) -> Self {

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use wayleave_identity::UserPrincipal;
 use wayleave_policy::{
-    AdminExplanation, Context, Denial, DenialReason, Explanation, LockSet, Policy, ResourceView, Settings,
-    Subject,
+    AdminExplanation, Context, Denial, DenialReason, Explanation, LockMatch, LockSet, Policy, ResourceView,
+    Settings, Subject,
 };
 use wayleave_resource::{
     AdminVerb, AuthPreferenceSpec, Lock, NetworkingSpec, Resource, Role, RuleTarget, User,
 };
-use wayleave_vocab::{ClusterName, Wall};
+use wayleave_vocab::{ClusterName, HostId, Wall};
 
 /// Roles, locks and settings, compiled.
 pub(crate) struct PolicyView {
@@ -69,16 +69,12 @@ impl PolicyView {
             Identity::User(user) => self.locks.on_subject(Subject::from(user), now),
             Identity::Host(host) => self.locks.on_host(&host.host_id, now),
         };
-        match lock {
-            None => Ok(()),
-            Some(lock) => {
-                let told = match lock.message.as_str() {
-                    "" => "access is locked".to_owned(),
-                    message => format!("access is locked: {message}"),
-                };
-                Err(RequestError::Denied { told, reason: format!("lock {} on {}", lock.name, lock.target) })
-            }
-        }
+        refuse_locked(lock)
+    }
+
+    /// Refuses what is about a machine on which a lock is in force.
+    pub(crate) fn check_host_lock(&self, host: &HostId, now: Wall) -> Result<(), RequestError> {
+        refuse_locked(self.locks.on_host(host, now))
     }
 
     /// True when a lock on this user, or on a role that he holds, is in force.
@@ -164,6 +160,12 @@ impl PolicyView {
     ) -> bool {
         self.policy.decide_app(user, app, &self.context(), now).is_ok()
     }
+}
+
+fn refuse_locked(lock: Option<LockMatch>) -> Result<(), RequestError> {
+    let Some(lock) = lock else { return Ok(()) };
+    let told = lock.user_text();
+    Err(RequestError::Denied { told, reason: format!("lock {} on {}", lock.name, lock.target) })
 }
 
 /// A denial of the policy as an answer.

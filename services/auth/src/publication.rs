@@ -231,6 +231,8 @@ impl AuthCore {
                 held_since: now,
             },
         };
+        // A stolen machine does not come back: its id stays with its name, whatever token it brings.
+        self.mirror.policy().check_host_lock(&record.host_id, now)?;
         let is_new = record.holder.as_ref() != Some(&wish.holder);
         let (labels, tcp_only) = match self.running(&record, wish, is_new)? {
             Some(node) => (node.metadata.labels, node.spec.tcp_only),

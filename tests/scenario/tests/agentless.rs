@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use serde_json::Value;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 use wayleave_scenario::{
     Cluster, EchoServer, Program, Running, check_all, free_port, note_canary, wait_until,
 };
@@ -13,6 +15,8 @@ const SSHD: &str = "/usr/sbin/sshd";
 /// The proxy to which machines connect, and the other one.
 const HOME: usize = 1;
 const OTHER: usize = 0;
+/// Longer than anything takes to end.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn machines_without_an_agent() {
@@ -32,6 +36,11 @@ fn machines_without_an_agent() {
         d_a_publisher_without_a_token_that_counts_is_refused,
         d_who_may_not_enter_a_machine_does_not,
         j_a_forward_through_a_machine_ends_with_the_right_to_forward,
+        j_a_lock_on_a_user_a_role_or_a_login_ends_what_runs_through_a_machine,
+        j_a_lock_on_a_machine_ends_what_runs_through_it_and_keeps_it_out,
+        j_a_role_that_is_taken_from_a_user_ends_what_runs_through_a_machine,
+        j_silence_ends_a_session_on_a_machine,
+        k_a_lock_on_one_user_leaves_another_on_the_same_machine_alone,
         k_a_name_is_held_by_one_publisher,
         k_a_changed_host_key_waits_for_an_administrator,
         removing_the_token_cuts_the_machine,
@@ -162,7 +171,7 @@ impl World {
 }
 
 fn is_listening(port: u16) -> bool {
-    std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+    TcpStream::connect(("127.0.0.1", port)).is_ok()
 }
 
 fn echoes(port: u16) -> bool {
@@ -376,6 +385,217 @@ fn j_a_forward_through_a_machine_ends_with_the_right_to_forward(world: &World) {
 
     wait_until("connections to the port to be refused", || !echoes(port));
     assert!(is_listening(port), "the connection itself is still allowed");
+}
+
+/// All that a user can have running through a machine: a session with a forward by stock ssh, and a port of it.
+struct Visit {
+    session: Running,
+    remote: u16,
+    _forwarding: Running,
+    local: u16,
+    app: TcpStream,
+}
+
+impl Visit {
+    /// The session goes through one proxy, the port through the other.
+    fn begin(world: &World, identity: &Path, machine: &str, echo: &EchoServer) -> Self {
+        let (remote, local) = (free_port().port(), free_port().port());
+        let forward = format!("{remote}:{}", echo.address());
+        let stock = world.cluster.ssh(identity, OTHER);
+        let mut session = stock.run(machine, &["-R", &forward], "echo begun; cat").start();
+        session.wait_for_stdout("begun");
+        let way = world.cluster.way(identity, HOME);
+        let ports = ["--target-port", "7000", "--port", &local.to_string()];
+        let forwarding = way.args(["proxy", "app", machine]).args(ports).start();
+        wait_until("both ports to lead to the echo", || echoes(remote) && echoes(local));
+        let app = TcpStream::connect(("127.0.0.1", local)).unwrap();
+        app.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut visit = Self { session, remote, _forwarding: forwarding, local, app };
+        visit.check_goes_on();
+        visit
+    }
+
+    #[track_caller]
+    fn check_goes_on(&mut self) {
+        assert!(!self.session.is_ended(), "{}", self.session.stderr_so_far());
+        self.session.write("typed\n");
+        self.session.wait_for_stdout("typed");
+        assert!(echoes(self.remote) && echoes(self.local));
+        self.check_app_goes_on();
+    }
+
+    #[track_caller]
+    fn check_app_goes_on(&mut self) {
+        let mut byte = [0];
+        self.app.write_all(b"x").unwrap();
+        self.app.read_exact(&mut byte).unwrap();
+    }
+
+    /// The session and its forward end.
+    #[track_caller]
+    fn check_session_ends(&mut self) {
+        let output = self.session.wait_end(PATIENCE).expect("the session ends");
+        assert_eq!(output.code, Some(255), "{output}");
+        wait_until("its forward to be gone", || !is_listening(self.remote));
+    }
+
+    /// So does what is open to the port, and nothing new reaches it.
+    #[track_caller]
+    fn check_app_ends(&mut self) {
+        let ended = self.app.read(&mut [0]);
+        let is_over = match &ended {
+            Ok(count) => *count == 0,
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        };
+        assert!(is_over, "{ended:?}");
+        assert!(!echoes(self.local));
+    }
+}
+
+/// A user whose role has his name and lets him do everything on every machine.
+fn visitor(world: &World, name: &str, options: &str) -> PathBuf {
+    let role = format!(
+        "kind: role\nversion: v8\nmetadata: {{name: {name}}}\nspec:\n  options: {{{options}}}\n  \
+         allow: {{logins: [root], node_labels: {{'*': '*'}}, app_labels: {{'*': '*'}}}}\n"
+    );
+    let _created = world.cluster.create(&role).succeeded();
+    world.cluster.add_user(name, name, "root");
+    world.cluster.sign(name, "1h")
+}
+
+fn wait_may_enter(world: &World, identity: &Path, machine: &str) {
+    let way = world.cluster.way(identity, OTHER);
+    wait_until("the machine to be entered", || {
+        way.clone().args(["ssh", &format!("root@{machine}"), "true"]).output().code == Some(0)
+    });
+}
+
+fn check_may_not_enter(world: &World, identity: &Path, machine: &str) {
+    for proxy in [HOME, OTHER] {
+        let way = world.cluster.way(identity, proxy);
+        let output = way.args(["ssh", &format!("root@{machine}"), "id"]).output().failed();
+        assert!(output.stdout.is_empty(), "{output}");
+    }
+}
+
+/// Sets a lock and gives its name.
+fn lock(world: &World, target: [&str; 2]) -> String {
+    let locks = || world.cluster.admin().args(["locks", "ls", "--format", "json"]).json();
+    let names = |locks: Value| -> Vec<String> {
+        locks.as_array().unwrap().iter().map(|lock| lock["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let before = names(locks());
+    let _set = world.cluster.admin().args(["locks", "add"]).args(target).output().succeeded();
+    names(locks()).into_iter().find(|name| !before.contains(name)).unwrap()
+}
+
+fn unlock(world: &World, lock: &str) {
+    let _removed = world.cluster.admin().args(["locks", "rm", lock]).output().succeeded();
+}
+
+fn j_a_lock_on_a_user_a_role_or_a_login_ends_what_runs_through_a_machine(world: &World) {
+    let echo = EchoServer::start();
+    let token = world.add_token("visited", "m-13", "22,7000", &[]);
+    let sshd = world.sshd("m-13", Some(&token));
+    let _publishing = world.publish(&token, "m-13", &[(22, sshd.port), (7000, echo.address().port())]);
+    let identity = visitor(world, "eve", "");
+    for target in [["--user", "eve"], ["--role", "eve"], ["--login", "root"]] {
+        wait_may_enter(world, &identity, "m-13");
+        let mut visit = Visit::begin(world, &identity, "m-13", &echo);
+
+        let lock = lock(world, target);
+
+        visit.check_session_ends();
+        // Nobody logs in on a port.
+        if target[0] == "--login" {
+            visit.check_app_goes_on()
+        } else {
+            visit.check_app_ends()
+        }
+        check_may_not_enter(world, &identity, "m-13");
+        assert!(world.listed("m-13").is_some(), "the machine itself stays");
+        unlock(world, &lock);
+    }
+}
+
+fn j_a_lock_on_a_machine_ends_what_runs_through_it_and_keeps_it_out(world: &World) {
+    let echo = EchoServer::start();
+    let token = world.add_token("stolen", "m-14", "22,7000", &[]);
+    let sshd = world.sshd("m-14", Some(&token));
+    let ports = [(22, sshd.port), (7000, echo.address().port())];
+    let mut publishing = world.publish(&token, "m-14", &ports);
+    let identity = visitor(world, "frank", "");
+    wait_may_enter(world, &identity, "m-14");
+    let mut visit = Visit::begin(world, &identity, "m-14", &echo);
+
+    let lock = lock(world, ["--node", "m-14"]);
+
+    visit.check_session_ends();
+    visit.check_app_ends();
+    let output = publishing.wait_end(PATIENCE).expect("the machine is cut").failed();
+    assert!(output.stderr_text().contains("locked"), "{output}");
+    check_may_not_enter(world, &identity, "m-14");
+    let ssh = format!("m-14:22:localhost:{}", sshd.port);
+    world.refused(&token, &[&ssh], "locked");
+    // Another token for the name, or another port of it, is no way around.
+    let other = world.add_token("stolen-again", "m-14", "7000", &[]);
+    world.refused(&other, &[&format!("m-14:7000:localhost:{}", echo.address().port())], "locked");
+    unlock(world, &lock);
+    let _publishing = world.publish(&token, "m-14", &ports);
+    wait_may_enter(world, &identity, "m-14");
+}
+
+fn j_a_role_that_is_taken_from_a_user_ends_what_runs_through_a_machine(world: &World) {
+    let echo = EchoServer::start();
+    let token = world.add_token("demoting", "m-15", "22,7000", &[]);
+    let sshd = world.sshd("m-15", Some(&token));
+    let _publishing = world.publish(&token, "m-15", &[(22, sshd.port), (7000, echo.address().port())]);
+    let identity = visitor(world, "grace", "");
+    let _spare = visitor(world, "spare", "");
+    wait_may_enter(world, &identity, "m-15");
+    let mut visit = Visit::begin(world, &identity, "m-15", &echo);
+
+    let demoted = "kind: user\nversion: v2\nmetadata: {name: grace}\nspec: {roles: [spare], traits: {logins: [root]}}\n";
+    let _written = world.cluster.create(demoted).succeeded();
+
+    visit.check_session_ends();
+    visit.check_app_ends();
+    check_may_not_enter(world, &identity, "m-15");
+}
+
+fn j_silence_ends_a_session_on_a_machine(world: &World) {
+    let token = world.add_token("silent", "m-16", "22", &[]);
+    let sshd = world.sshd("m-16", Some(&token));
+    let _publishing = world.publish(&token, "m-16", &[(22, sshd.port)]);
+    let identity = visitor(world, "heidi", "client_idle_timeout: 2s");
+    wait_may_enter(world, &identity, "m-16");
+    let stock = world.cluster.ssh(&identity, OTHER);
+    // It ends with its input: the sshd of such a machine ends nothing else.
+    let mut session = stock.run("m-16", &[], "echo begun; exec cat").start();
+    session.wait_for_stdout("begun");
+    let output = session.wait_end(PATIENCE).expect("it ends");
+    assert!(output.code == Some(255) && output.stderr_text().contains("silent"), "{output}");
+}
+
+fn k_a_lock_on_one_user_leaves_another_on_the_same_machine_alone(world: &World) {
+    let echo = EchoServer::start();
+    let token = world.add_token("shared", "m-17", "22,7000", &[]);
+    let sshd = world.sshd("m-17", Some(&token));
+    let _publishing = world.publish(&token, "m-17", &[(22, sshd.port), (7000, echo.address().port())]);
+    let (one, two) = (visitor(world, "ivan", ""), visitor(world, "judy", ""));
+    wait_may_enter(world, &one, "m-17");
+    wait_may_enter(world, &two, "m-17");
+    let mut ivan = Visit::begin(world, &one, "m-17", &echo);
+    let mut judy = Visit::begin(world, &two, "m-17", &echo);
+
+    let lock = lock(world, ["--user", "ivan"]);
+
+    ivan.check_session_ends();
+    ivan.check_app_ends();
+    check_may_not_enter(world, &one, "m-17");
+    judy.check_goes_on();
+    wait_may_enter(world, &two, "m-17");
+    unlock(world, &lock);
 }
 
 fn k_a_name_is_held_by_one_publisher(world: &World) {

@@ -5,6 +5,7 @@ use super::authority::{PublicationError, PublishWish, Published};
 use super::machine::{Machine, Offer, Wanted};
 use super::probe;
 use crate::driver::{Application, Core};
+use crate::policy_view::PolicyView;
 use crate::pump::PumpEnd;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -89,6 +90,8 @@ pub(super) enum Done {
     },
     /// The cluster may know a machine no more.
     Forgotten(String, watch::Receiver<u64>),
+    /// Somebody may have locked a machine.
+    PolicyChanged(watch::Receiver<Option<Arc<PolicyView>>>),
     Withdrawn,
 }
 
@@ -125,6 +128,7 @@ impl PublisherConnection {
         });
         let (wanted, waiting) = mpsc::channel(WANTED_MAX);
         core.start(next_wanted(waiting));
+        core.start(next_policy(entry.config.policy.views()));
         Self {
             entry,
             client,
@@ -331,7 +335,9 @@ impl PublisherConnection {
             }
             None => self.go_live(core, key, published.host_id, offer),
         }
-        if port.is_some() {
+        // Auth may not have known of a lock when it was asked, and this connection not have been there when it came.
+        self.leave_if_locked(core);
+        if port.is_some() && !core.is_ending() {
             self.is_publishing = false;
             if let Some((_, Some(reply))) = self.requests.pop_front() {
                 core.connection.respond_global(reply, GlobalReply::Success);
@@ -350,6 +356,20 @@ impl PublisherConnection {
         tracing::info!(%name, %host_id, client = %self.client, "a machine is published");
         core.start(next_forgotten(key.to_owned(), forgotten));
         entry.live = Some(Live { host_id, offer, _registration: registration });
+    }
+
+    /// Ends the connection when a lock is on a machine that it publishes: a stolen machine does not leave by itself.
+    fn leave_if_locked(&mut self, core: &mut Core<Done>) {
+        let Some(view) = self.entry.config.policy.views().borrow().clone() else { return };
+        let now = core.clock.wall();
+        let live = self.machines.values().filter_map(|entry| entry.live.as_ref());
+        let Some(lock) = live.filter_map(|live| view.locks().on_host(&live.host_id, now)).next() else {
+            return;
+        };
+        tracing::info!(lock = %lock.name, "a published machine is locked");
+        // Before the connection has ended, for whoever would dial it meanwhile.
+        self.machines.values_mut().for_each(|entry| entry.live = None);
+        refuse(core, lock.user_text());
     }
 
     /// Opens a channel to a port of the machine.
@@ -467,6 +487,10 @@ impl Application for PublisherConnection {
                 core.start(next_forgotten(key.clone(), forgotten));
                 self.publish(core, &key, None);
             }
+            Done::PolicyChanged(views) => {
+                core.start(next_policy(views));
+                self.leave_if_locked(core);
+            }
             Done::Withdrawn => {}
         }
     }
@@ -522,6 +546,13 @@ async fn next_forgotten(key: String, mut forgotten: watch::Receiver<u64>) -> Don
         std::future::pending::<()>().await;
     }
     Done::Forgotten(key, forgotten)
+}
+
+async fn next_policy(mut views: watch::Receiver<Option<Arc<PolicyView>>>) -> Done {
+    if views.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    Done::PolicyChanged(views)
 }
 
 fn refuse(core: &mut Core<Done>, text: String) {

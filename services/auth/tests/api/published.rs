@@ -334,6 +334,32 @@ async fn k_a_name_belongs_to_one_publication_and_its_host_key_stays() {
     assert!(text.contains("another host"), "{text}");
 }
 
+/// Neither what runs is renewed, nor does another token, another proxy or another name of its case bring it back.
+#[tokio::test]
+async fn j_a_machine_on_which_a_lock_is_cannot_be_published() {
+    let cluster = Cluster::start().await;
+    let (proxy, other) = (Proxy::join(&cluster, "p-1").await, Proxy::join(&cluster, "p-2").await);
+    let (_, publisher) = token(&cluster, "web", &["web-1", "web-2"]).await;
+    let (_, second) = token(&cluster, "web2", &["web-1"]).await;
+    let wish = proxy.wish(&publisher, "web-1", &[22]);
+    let host_id = cluster.host(&proxy.process).publish(wish.clone()).await.unwrap().into_inner().host_id;
+
+    cluster.lock("stolen", &format!("server_id: {host_id}")).await;
+
+    let requests = [
+        (&proxy, wish.clone()),
+        (&proxy, PublishRequest { ports: vec![22, 8080], ..wish.clone() }),
+        (&proxy, proxy.wish(&second, "WEB-1", &[22])),
+        (&other, other.wish(&second, "web-1", &[22])),
+    ];
+    for (by, request) in requests {
+        let text = refused(cluster.host(&by.process).publish(request).await, Code::PermissionDenied);
+        assert!(text.contains("locked"), "{text}");
+    }
+    let free = proxy.wish(&publisher, "web-2", &[22]);
+    cluster.host(&proxy.process).publish(free).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_machine_whose_proxy_died_is_taken_over() {
     let cluster = Cluster::start().await;
