@@ -1,6 +1,8 @@
 //! Named tasks that are owned and end together.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -52,11 +54,13 @@ impl Default for Shutdown {
     }
 }
 
-/// Owns tasks. Dropping the group requests shutdown; [`TaskGroup::finish`] waits for the tasks.
+/// Owns tasks. Dropping the group requests shutdown; [`TaskGroup::finish`] waits for the tasks. A panic ends the one task
+/// that it is in, and is counted.
 #[derive(Debug, Clone)]
 pub struct TaskGroup {
     tracker: TaskTracker,
     shutdown: Shutdown,
+    panics: Panics,
 }
 
 impl TaskGroup {
@@ -67,7 +71,7 @@ impl TaskGroup {
 
     /// An empty group that ends with a signal of somebody else.
     pub fn with_shutdown(shutdown: Shutdown) -> Self {
-        Self { tracker: TaskTracker::new(), shutdown }
+        Self { tracker: TaskTracker::new(), shutdown, panics: Panics::default() }
     }
 
     /// Starts a named task. It should end soon after `shutdown` is requested.
@@ -76,7 +80,8 @@ impl TaskGroup {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        tokio::spawn(self.tracker.track_future(task.instrument(tracing::debug_span!("task", name))));
+        let task = self.panics.noted(task).instrument(tracing::debug_span!("task", name));
+        tokio::spawn(self.tracker.track_future(task));
     }
 
     /// Starts a task of which many run, without a span of its own (one for each connection or stream).
@@ -85,7 +90,7 @@ impl TaskGroup {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        tokio::spawn(self.tracker.track_future(task));
+        tokio::spawn(self.tracker.track_future(self.panics.noted(task)));
     }
 
     /// The signal of this group.
@@ -96,6 +101,11 @@ impl TaskGroup {
     /// How many tasks run.
     pub fn running(&self) -> usize {
         self.tracker.len()
+    }
+
+    /// How many tasks have panicked.
+    pub fn panics(&self) -> usize {
+        self.panics.0.load(Ordering::Relaxed)
     }
 
     /// Requests shutdown and waits for all tasks, at most `grace`; false when some still ran then.
@@ -118,11 +128,39 @@ impl Default for TaskGroup {
     }
 }
 
+/// Counts the tasks of a group that panicked.
+#[derive(Debug, Clone, Default)]
+struct Panics(Arc<AtomicUsize>);
+
+impl Panics {
+    /// The task, noted here should it panic.
+    fn noted<F: Future<Output = ()>>(&self, task: F) -> impl Future<Output = ()> + use<F> {
+        let unfinished = Unfinished(self.clone());
+        async move {
+            task.await;
+            drop(unfinished);
+        }
+    }
+}
+
+/// Dropped while the task unwinds, it notes the panic.
+struct Unfinished(Panics);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.0.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(
+                "a task panicked, which is a bug: what it served has ended, standard error says where"
+            );
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::AtomicBool;
 
     #[tokio::test]
     async fn a_group_ends_its_tasks_and_waits_for_them() {
@@ -135,6 +173,16 @@ mod tests {
         });
         assert!(group.finish(Duration::from_secs(5)).await);
         assert!(ended.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn f_a_panic_ends_one_task_and_is_counted() {
+        let group = TaskGroup::new();
+        group.spawn_many(async { panic!("on purpose") });
+        group.spawn("test", async { panic!("on purpose") });
+        group.spawn_many(async {});
+        assert!(group.drained(Duration::from_secs(10)).await);
+        assert_eq!(group.panics(), 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -221,6 +221,9 @@ pub(crate) fn register_computed(registry: &Registry, shared: &Arc<Shared>) {
     let help = "1 while Auth tells this proxy what the cluster looks like.";
     gauge("proxy_auth_connected", help, &[("stream", "cluster")], |s| usize::from(s.cluster.is_following()));
     gauge("proxy_auth_connected", help, &[("stream", "routes")], |s| usize::from(s.routes.is_published()));
+    let tasks = shared.tasks.clone();
+    let help = "Tasks of this proxy that panicked, which is a bug.";
+    registry.computed_counter("proxy_task_panics_total", help, &[], move || Some(number(tasks.panics())));
 }
 
 fn number(count: usize) -> f64 {

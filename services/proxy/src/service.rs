@@ -31,7 +31,7 @@ use wayleave_net::{
     Admission, BindError, Dialer, Entry, Hosting, PublishEntry, Slots, Turnstile, accept_loop, bind,
 };
 use wayleave_rpc::{CALL_TIMEOUT, Channel};
-use wayleave_runtime::{Clock, Shutdown, SystemClock, TaskGroup, random_u64};
+use wayleave_runtime::{Clock, NeededTasks, Shutdown, SystemClock, TaskGroup, TaskLost, random_u64};
 use wayleave_telemetry::{Diagnostics, Tracer};
 use wayleave_vocab::{HostId, HostPort, Incarnation, Mono, SystemRole};
 
@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) config: ProxyConfig,
     pub(crate) clock: SystemClock,
     pub(crate) tasks: TaskGroup,
+    /// Those of them without which the proxy is not whole: it ends with an error when one is gone.
+    pub(crate) needed: NeededTasks,
     pub(crate) policy: Arc<PolicyKeeper>,
     pub(crate) auth: Channel,
     pub(crate) registry: Registry,
@@ -105,7 +107,7 @@ impl Shared {
     }
 }
 
-/// A proxy that cannot start.
+/// A proxy that cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
     /// TLS cannot be set up.
@@ -117,6 +119,9 @@ pub enum ProxyError {
     /// The address of a listener cannot be told.
     #[error("the address of a listener cannot be told")]
     Address(#[source] std::io::Error),
+    /// A part of it is gone.
+    #[error("a part of the proxy is gone")]
+    PartLost(#[source] TaskLost),
 }
 
 /// A proxy that is built and listens nowhere yet.
@@ -179,6 +184,7 @@ impl ProxyService {
             client_turns: Turnstile::new(HANDSHAKES_AT_A_TIME),
             clock: SystemClock::new(),
             peers: Peers::new(tasks.clone()),
+            needed: NeededTasks::new(tasks.clone()),
             tasks,
             policy,
             auth,
@@ -269,35 +275,19 @@ impl BoundProxy {
     /// Serves until shutdown, then drains: agents are told to dial elsewhere, streams are waited for.
     ///
     /// # Errors
-    /// [`ProxyError::Address`]; [`ProxyError::Bind`] when the cluster peers and the port for it cannot be had.
-    pub async fn run(self, shutdown: Shutdown) -> Result<(), ProxyError> {
-        let shared = self.shared;
+    /// [`ProxyError::Address`]; [`ProxyError::Bind`] when the cluster peers and the port for it cannot be had;
+    /// [`ProxyError::PartLost`].
+    pub async fn run(mut self, shutdown: Shutdown) -> Result<(), ProxyError> {
+        let shared = self.shared.clone();
         let record = record(&shared, &self.web)?;
         let closing = Shutdown::new();
-        let group = shared.tasks.clone();
         let Some(incarnation) = shutdown.until(begin_incarnation(&shared)).await else { return Ok(()) };
         shared.routes.begin(shared.config.host_id, incarnation, shared.clock.mono());
         tracing::info!(web = %record.direct_address, %incarnation, "the proxy is up");
-        spawn(&group, "cluster", cluster::follow(shared.clone(), closing.clone()));
-        spawn(&group, "routes", routes::publish(shared.clone(), closing.clone()));
-        spawn(&group, "peering", follow_peers(shared.clone(), closing.clone()));
-        spawn(&group, "status", report::run(shared.clone(), closing.clone()));
         let record = ProxyRecord { incarnation: incarnation.0, ..record };
-        spawn(&group, "registration", register(shared.clone(), record, shutdown.clone(), closing.clone()));
-        if let Some(files) = self.web_files {
-            spawn(&group, "web certificates", files.follow(closing.clone()));
-        }
-        if let (Some(listener), Some(entry)) = (self.ssh, self.ssh_entry) {
-            let accepting = accept_ssh(shared.clone(), listener, entry, shutdown.clone(), closing.clone());
-            spawn(&group, "ssh", accepting);
-        }
-        if let (Some(listener), Some(entry)) = (self.publishing, self.publish_entry) {
-            let accepting =
-                accept_published(shared.clone(), listener, entry, shutdown.clone(), closing.clone());
-            spawn(&group, "published machines", accepting);
-        }
-        spawn(&group, "draining", note_draining(shared.clone(), shutdown.clone(), closing.clone()));
-        let accepting = accept_web(shared.clone(), self.web, shutdown, closing.clone());
+        self.follow_cluster(record, &shutdown, &closing);
+        self.open_entries(&shutdown, &closing);
+        let accepting = accept_web(shared.clone(), self.web, shutdown.clone(), closing.clone());
         let serving = async {
             accepting.await;
             drain(&shared).await;
@@ -306,11 +296,50 @@ impl BoundProxy {
         let served = tokio::select! {
             () = serving => Ok(()),
             Err(error) = peer::serve(shared.clone(), self.peers, closing.clone()) => Err(ProxyError::Bind(error)),
+            lost = first_lost(&shared.needed, &shutdown) => Err(ProxyError::PartLost(lost)),
         };
         closing.request();
         shared.peers.close();
-        group.finish(END_TIMEOUT).await;
+        shared.tasks.finish(END_TIMEOUT).await;
         served
+    }
+
+    /// Starts what this proxy tells Auth and its peers, and what it hears from them.
+    fn follow_cluster(&mut self, record: ProxyRecord, shutdown: &Shutdown, closing: &Shutdown) {
+        let (shared, needed) = (&self.shared, &self.shared.needed);
+        needed.spawn("cluster", closing, cluster::follow(shared.clone(), closing.clone()));
+        needed.spawn("routes", closing, routes::publish(shared.clone(), closing.clone()));
+        needed.spawn("peering", closing, follow_peers(shared.clone(), closing.clone()));
+        needed.spawn("status", closing, report::run(shared.clone(), closing.clone()));
+        let registering = register(shared.clone(), record, shutdown.clone(), closing.clone());
+        needed.spawn("registration", closing, registering);
+        if let Some(files) = self.web_files.take() {
+            needed.spawn("web certificates", closing, files.follow(closing.clone()));
+        }
+        // It has nothing more to do once it has told.
+        needed.spawn("draining", shutdown, note_draining(shared.clone(), shutdown.clone(), closing.clone()));
+    }
+
+    /// Starts to accept at the ports beside the public one.
+    fn open_entries(&mut self, shutdown: &Shutdown, closing: &Shutdown) {
+        let (shared, needed) = (&self.shared, &self.shared.needed);
+        if let (Some(listener), Some(entry)) = (self.ssh.take(), self.ssh_entry.take()) {
+            let accepting = accept_ssh(shared.clone(), listener, entry, shutdown.clone(), closing.clone());
+            needed.spawn("ssh", shutdown, accepting);
+        }
+        if let (Some(listener), Some(entry)) = (self.publishing.take(), self.publish_entry.take()) {
+            let accepting =
+                accept_published(shared.clone(), listener, entry, shutdown.clone(), closing.clone());
+            needed.spawn("published machines", shutdown, accepting);
+        }
+    }
+}
+
+/// The first part that is lost before shutdown. A proxy that drains ends anyway: its streams are not cut for that.
+async fn first_lost(needed: &NeededTasks, shutdown: &Shutdown) -> TaskLost {
+    match shutdown.until(needed.lost()).await {
+        Some(lost) => lost,
+        None => std::future::pending().await,
     }
 }
 
@@ -380,10 +409,6 @@ async fn note_draining(shared: Arc<Shared>, shutdown: Shutdown, closing: Shutdow
     if closing.until(shutdown.requested()).await.is_some() {
         shared.draining.request();
     }
-}
-
-fn spawn(group: &TaskGroup, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-    group.spawn(name, task);
 }
 
 /// Where others reach a listener of this proxy. Behind an address that means "every interface" they need a name: the

@@ -64,7 +64,7 @@ impl WebFiles {
 
     /// Reads the files again and again until shutdown. What cannot be used leaves the old certificates in place.
     pub(crate) async fn follow(mut self, shutdown: Shutdown) {
-        let Some(interval) = self.reload_interval else { return };
+        let Some(interval) = self.reload_interval else { return shutdown.requested().await };
         while shutdown.until(tokio::time::sleep(interval)).await.is_some() {
             let pairs = self.pairs.clone();
             let read = tokio::task::spawn_blocking(move || read_all(&pairs)).await;

@@ -241,12 +241,11 @@ impl Peers {
             match connect(shared, name, address, record.incarnation) {
                 Ok(peer) => {
                     peers.insert(*id, peer.clone());
-                    let identifying = identify(shared.clone(), peer.clone());
-                    self.tasks.spawn_many(identifying);
+                    let (needed, ended) = (&shared.needed, peer.ended.clone());
+                    needed.spawn("who peers are", &ended, identify(shared.clone(), peer.clone()));
                     // Its own address is looked at as others see it, and nothing more.
                     if *id != own {
-                        let (shared, id) = (shared.clone(), *id);
-                        self.tasks.spawn_many(async move { sync_routes(shared, id, peer).await });
+                        needed.spawn("routes of peers", &ended, sync_routes(shared.clone(), *id, peer));
                     }
                 }
                 Err(error) => tracing::error!(%error, "TLS to a peer cannot be set up"),

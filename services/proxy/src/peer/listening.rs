@@ -71,7 +71,7 @@ pub(crate) async fn serve(
         };
         is_from_start = false;
         let period = shutdown.child();
-        shared.tasks.spawn("peers", serve_peers(shared.clone(), listener, period.clone()));
+        shared.needed.spawn("peers", &period, serve_peers(shared.clone(), listener, period.clone()));
         let address = shared.config.peer_public.clone();
         let address = address.unwrap_or_else(|| advertised(&shared.config, listening));
         tracing::info!(%address, "peers reach this proxy");

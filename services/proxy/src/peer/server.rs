@@ -73,7 +73,8 @@ pub(super) async fn serve_peers(shared: Arc<Shared>, listener: TcpListener, shut
         }
     };
     let slots = Slots { connections_max: PEER_CONNECTIONS_MAX, strangers_max: PEER_CONNECTIONS_MAX };
-    let accepting = accept_loop("peering", listener, slots, tasks, shutdown.clone(), serve);
+    let ending = shutdown.child();
+    let accepting = accept_loop("peering", listener, slots, tasks, ending.clone(), serve);
     let service = PeerService { shared: shared.clone(), shutdown: shutdown.clone() };
     let incoming = ReceiverStream::new(handshaken).map(Ok::<_, Infallible>);
     let serving = tonic::transport::Server::builder()
@@ -87,6 +88,12 @@ pub(super) async fn serve_peers(shared: Arc<Shared>, listener: TcpListener, shut
         .add_service(PeerServer::new(service.clone()))
         .add_service(DialServer(service))
         .serve_with_incoming_shutdown(incoming, async move { shutdown.requested().await });
+    // What nobody serves any more is not accepted either.
+    let serving = async {
+        let served = serving.await;
+        ending.request();
+        served
+    };
     let (served, ()) = tokio::join!(serving, accepting);
     if let Err(error) = served {
         tracing::error!(%error, "the peer service ended");

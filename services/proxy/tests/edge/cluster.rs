@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
 use wayleave_api::ALPN_DIAL;
 use wayleave_dial::{DialRequest, DialResponse, DialTarget, VERSION};
 use wayleave_keystore::{Credentials, IdentityDir, PolicyKeeper, client_config};
 use wayleave_net::{AddressBook, DIAL_MESSAGE_TIMEOUT, Stream, connect_tls, read_message, write_message};
-use wayleave_proxy::{ProxyConfig, ProxyProtocol, ProxyService};
+use wayleave_proxy::{ProxyConfig, ProxyError, ProxyProtocol, ProxyService};
 use wayleave_runtime::{Shutdown, TaskGroup};
 use wayleave_vocab::{HostId, HostPort, NodeName, SystemRole, TraceId};
 
@@ -34,6 +35,8 @@ pub(crate) struct Proxy {
     pub(crate) shutdown: Shutdown,
     /// Its own, so that a test can wait for its end.
     pub(crate) ended: TaskGroup,
+    /// How it ended.
+    pub(crate) result: oneshot::Receiver<Result<(), ProxyError>>,
 }
 
 impl Cluster {
@@ -114,9 +117,9 @@ impl Cluster {
         let bound = service.bind().await.unwrap();
         let web = HostPort::from_socket(bound.web_address().unwrap());
         let (shutdown, ended) = (Shutdown::new(), TaskGroup::new());
-        let signal = shutdown.clone();
-        ended.spawn("proxy", async move { bound.run(signal).await.unwrap() });
-        Proxy { id, peer: web.clone(), web, shutdown, ended }
+        let (signal, (told, result)) = (shutdown.clone(), oneshot::channel());
+        ended.spawn("proxy", async move { drop(told.send(bound.run(signal).await)) });
+        Proxy { id, peer: web.clone(), web, shutdown, ended, result }
     }
 
     /// TLS of a client that dials.

@@ -11,6 +11,7 @@ mod fake_auth;
 mod hosting;
 mod locking;
 mod lying;
+mod panics;
 mod peer_addresses;
 mod peer_load;
 mod peering;
