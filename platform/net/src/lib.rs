@@ -3,6 +3,7 @@
 //! No protocol of a resource is known here, and no rule about who may do what.
 
 mod accept;
+mod accept_tls;
 mod adapter;
 mod addresses;
 mod clock;
@@ -22,6 +23,7 @@ mod turnstile;
 mod upgrade;
 
 pub use accept::{BindError, accept_loop, bind, tune};
+pub use accept_tls::{FailedHandshake, HandshakeError, accept_tls};
 pub use adapter::{
     Adapter, Dialed, Dialer, Entry, Hosted, Hosting, Inbound, Known, PublishEntry, ResumptionEvent,
 };

@@ -7,7 +7,7 @@ use crate::gate::Gate;
 use crate::slots::{Slots, Taken};
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -16,7 +16,7 @@ use wayleave_dial::{ForwardHeader, VERSION};
 use wayleave_keystore::{
     ClientAuth, Credentials, TlsConfigError, TrustStore, principal_from_certificate, server_config,
 };
-use wayleave_net::{read_message, tune};
+use wayleave_net::{HandshakeError, accept_tls, read_message, tune};
 use wayleave_runtime::TaskGroup;
 use wayleave_vocab::SystemRole;
 
@@ -24,9 +24,6 @@ use wayleave_vocab::SystemRole;
 pub(crate) const ALPN_HTTP2: &[u8] = b"h2";
 /// TLS, and the header of a forwarded client, must be complete after this.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// Who is refused has so long to read why, and may go on for so long that he has not read it.
-const PARTING_DEADLINE: Duration = Duration::from_secs(1);
-const PARTING_BYTES_MAX: u64 = 256 * 1024;
 /// Pause after the system has no room for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -59,10 +56,8 @@ pub(crate) struct Listener {
 /// Why a connection was closed before it could ask anything. At DEBUG only: strangers cause it at will.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
-    #[error("no complete handshake within the deadline")]
-    Deadline,
-    #[error("TLS failed")]
-    Tls(#[source] std::io::Error),
+    #[error(transparent)]
+    Handshake(HandshakeError),
     #[error("no protocol was agreed")]
     Protocol,
     #[error("the certificate names nobody")]
@@ -165,22 +160,10 @@ async fn handshake<IO>(acceptor: &TlsAcceptor, stream: IO) -> Result<TlsStream<I
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let accepted = tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream).into_fallible()).await;
-    match accepted.map_err(|_| Refused::Deadline)? {
+    match accept_tls(acceptor, stream, HANDSHAKE_DEADLINE).await {
         Ok(stream) => Ok(stream),
-        Err((error, stream)) => {
-            let _ = tokio::time::timeout(PARTING_DEADLINE, part(stream)).await;
-            Err(Refused::Tls(error))
-        }
+        Err(failed) => Err(Refused::Handshake(failed.part().await)),
     }
-}
-
-/// Lets the other side read why it was refused. Closing while something that it sent is unread resets the connection, and
-/// a client that is still writing then learns of nothing else.
-async fn part(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<()> {
-    stream.shutdown().await?;
-    let mut rest = stream.take(PARTING_BYTES_MAX);
-    tokio::io::copy(&mut rest, &mut tokio::io::sink()).await.map(drop)
 }
 
 /// Who the verified certificate names; the handshake has verified it, or there is none.

@@ -32,8 +32,8 @@ use wayleave_dial::{DialRefusal, DialResponse, Heard};
 use wayleave_identity::{HostPrincipal, Principal};
 use wayleave_keystore::Audience;
 use wayleave_net::{
-    Admission, HELLO_TIMEOUT, ReadAhead, Rewind, Severable, Slots, accept_loop, read_dial_request, splice,
-    write_message,
+    Admission, HELLO_TIMEOUT, ReadAhead, Rewind, Severable, Slots, accept_loop, accept_tls,
+    read_dial_request, splice, write_message,
 };
 use wayleave_rpc::{
     Caller, PEER_CONNECTION_WINDOW_BYTES, PEER_FRAME_BYTES_MAX, PEER_STREAM_WINDOW_BYTES, RpcStream,
@@ -107,15 +107,21 @@ async fn accept_peer(
     peer: SocketAddr,
 ) -> Result<RpcStream, &'static str> {
     let accepting = async {
-        let mut tls = TlsAcceptor::from(shared.peer_tls.clone()).accept(ReadAhead::new(stream)).await?;
+        let acceptor = TlsAcceptor::from(shared.peer_tls.clone());
+        let mut tls = match accept_tls(&acceptor, ReadAhead::new(stream), HELLO_TIMEOUT).await {
+            Ok(tls) => tls,
+            Err(failed) => {
+                failed.part().await;
+                return Err("its handshake failed");
+            }
+        };
         let mut preface = [0; PREFACE_BYTES];
-        tls.read_exact(&mut preface).await?;
-        Ok::<_, std::io::Error>((preface, tls))
+        tls.read_exact(&mut preface).await.map_err(|_| "it does not begin HTTP/2")?;
+        Ok((preface, tls))
     };
     let (preface, tls) = tokio::time::timeout(HELLO_TIMEOUT, accepting)
         .await
-        .map_err(|_| "it did not finish its handshake in time")?
-        .map_err(|_| "its handshake failed")?;
+        .map_err(|_| "it did not finish its handshake in time")??;
     let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
     match shared.config.trust.identify(chain, Audience::Client, shared.clock.wall()) {
         Ok(Principal::Host(host)) if may_call(shared, &host) => {

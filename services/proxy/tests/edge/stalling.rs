@@ -264,3 +264,19 @@ async fn auth_through(cluster: &Cluster, proxy: &Proxy, header: &str) -> Option<
     tls.ok()?;
     cluster.auth.forwarded().last().map(ToString::to_string)
 }
+
+/// Who is refused in the handshake can read why, also when he has sent more than was read.
+#[tokio::test]
+async fn a_refusal_is_no_reset() {
+    let cluster = Cluster::start().await;
+    let proxy = cluster.proxy(1).await;
+    let nonsense = vec![0xff; 64 * 1024];
+    let after_hello = [client_hello(&cluster), nonsense.clone()].concat();
+    for (address, sent) in [(&proxy.web, after_hello), (&proxy.peer, nonsense)] {
+        let (mut stream, mut heard) = (tcp(address).await, Vec::new());
+        stream.write_all(&sent).await.unwrap();
+        let reading = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut heard));
+        reading.await.unwrap().expect("no reset");
+        assert!(!heard.is_empty(), "{address}");
+    }
+}
