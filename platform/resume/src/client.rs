@@ -63,6 +63,8 @@ pub struct Redialled {
     pub connection: BoxStream,
     /// What the user presents now.
     pub credentials: Credentials,
+    /// Whom the client believes now: the authorities may have rotated since the stream began.
+    pub trust: TrustStore,
     /// The address of the proxy that it runs through.
     pub proxy: String,
 }
@@ -348,7 +350,8 @@ async fn attempt(
 ) -> Result<Reattached, AttemptError> {
     let to = RedialTo { agent: known.agent, proxies: &known.proxies, tried };
     let redialled = redial.redial(to).await.map_err(|error| AttemptError::Again(error.0))?;
-    let Redialled { connection, credentials, proxy } = redialled;
+    let Redialled { connection, credentials, trust, proxy } = redialled;
+    let agent = &Agent { trust, ..agent.clone() };
     tried.retain(|other| *other != proxy);
     tried.push(proxy);
     let mut pending = Pending::new(connection);

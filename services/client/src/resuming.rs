@@ -66,6 +66,7 @@ impl Redialler {
         Ok(Redialled {
             connection: dialled.stream,
             credentials: access.identity.credentials().clone(),
+            trust: access.identity.trust(),
             proxy: dialled.proxy.to_string(),
         })
     }

@@ -214,6 +214,21 @@ async fn j_a_stream_whose_user_is_locked_does_not_wait() {
     assert!(ended.unwrap_err().to_string().contains("locked"));
 }
 
+/// The host authority was rotated while the stream was open; then its agent began anew and knows it no more.
+#[tokio::test]
+async fn g_a_refusal_under_a_newer_authority_ends_the_stream() {
+    let mut world = World::new();
+    let (mut client, dialler) = world.client("alice");
+    let mut agent = world.streams.recv().await.unwrap();
+    greet(&mut client, &mut agent).await;
+    world.authorities.rotate_host();
+    world.restart_agent(world.authorities.host(SystemRole::Node, &["web-1"]));
+    *dialler.trust.lock().unwrap() = world.authorities.trust();
+    world.cut();
+    let reason = end_of(&mut client).await;
+    assert!(reason.contains("cannot be resumed"), "{reason}");
+}
+
 #[tokio::test]
 async fn g_a_stream_that_nobody_comes_back_for_ends() {
     let mut world = World::new();

@@ -40,6 +40,11 @@ impl Authorities {
         }
     }
 
+    /// Another host authority takes the place of this one, as at the end of a rotation.
+    pub(crate) fn rotate_host(&mut self) {
+        self.host = X509Authority::generate("host", [5; 16], SystemClock::new().wall()).unwrap();
+    }
+
     pub(crate) fn trust(&self) -> TrustStore {
         let trust = TrustStore::empty();
         trust.replace(&self.cluster, self.host.certificate_pem(), self.user.certificate_pem());
@@ -288,6 +293,7 @@ impl World {
         let dialler = Arc::new(Dialler {
             network: self.network(),
             credentials: Mutex::new(credentials.clone()),
+            trust: Mutex::new(self.authorities.trust()),
             news: Mutex::default(),
             lies: Mutex::default(),
             tried: Mutex::default(),
@@ -437,6 +443,7 @@ async fn pass(
 pub(crate) struct Dialler {
     network: Network,
     pub(crate) credentials: Mutex<Credentials>,
+    pub(crate) trust: Mutex<TrustStore>,
     pub(crate) news: Mutex<Vec<News>>,
     /// What the proxies of the next connections do, in turn; those beyond the list are honest.
     pub(crate) lies: Mutex<VecDeque<Lie>>,
@@ -456,8 +463,13 @@ impl Redial for Dialler {
             Some(Lie::OtherProof(change)) => self.network.connect(false).map(|c| self.network.lie(c, change)),
         };
         let credentials = self.credentials.lock().unwrap().clone();
-        let redialled =
-            connection.map(|connection| Redialled { connection, credentials, proxy: proxy.to_owned() });
+        let trust = self.trust.lock().unwrap().clone();
+        let redialled = connection.map(|connection| Redialled {
+            connection,
+            credentials,
+            trust,
+            proxy: proxy.to_owned(),
+        });
         Box::pin(async move { redialled.ok_or_else(|| RedialError("no way".into())) })
     }
 
