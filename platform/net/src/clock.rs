@@ -2,6 +2,7 @@
 
 use rustls::{AlertDescription, CertificateError};
 use std::error::Error;
+use std::time::Duration;
 use std::{fmt, io};
 
 /// What a failed handshake says of the time.
@@ -15,6 +16,11 @@ pub enum ClockComplaint {
     RefusedThere,
     /// The certificate that Auth issued is not valid yet, by the clock here.
     IssuedAhead,
+    /// Auth's clock is ahead of the one here: what it issues now is not valid here yet.
+    AuthAhead {
+        /// How far.
+        by: Duration,
+    },
 }
 
 impl fmt::Display for ClockComplaint {
@@ -29,6 +35,13 @@ impl fmt::Display for ClockComplaint {
             }
             Self::IssuedAhead => {
                 "the certificate that the Auth Service issued is not valid yet by the clock of this machine"
+            }
+            Self::AuthAhead { by } => {
+                return write!(
+                    f,
+                    "the clock of the Auth Service is {} s ahead of that of this machine",
+                    by.as_secs()
+                );
             }
         })
     }
@@ -67,6 +80,12 @@ mod tests {
         let address = "proxy:443".parse().unwrap();
         let source = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, error));
         assert_eq!(clock_complaint(&ConnectError::Tls { address, source }), expected);
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_is_told_with_its_distance() {
+        let told = ClockComplaint::AuthAhead { by: Duration::from_secs(600) }.to_string();
+        assert_eq!(told, "the clock of the Auth Service is 600 s ahead of that of this machine");
     }
 
     #[test]

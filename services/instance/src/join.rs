@@ -10,9 +10,9 @@ use tokio::sync::watch;
 use tonic::{Response, Status};
 use wayleave_api::auth::host_client::HostClient;
 use wayleave_api::auth::public_client::PublicClient;
-use wayleave_api::auth::{JoinRequest, JoinResponse, PolicySnapshot, PublicKeys, RenewRequest};
+use wayleave_api::auth::{JoinRequest, JoinResponse, PingRequest, PolicySnapshot, PublicKeys, RenewRequest};
 use wayleave_api::{ALPN_AUTH, auth};
-use wayleave_ca::{CaType, SignerFor, Snapshot, is_issued_by_signer};
+use wayleave_ca::{CLOCK_SKEW, CaType, SignerFor, Snapshot, is_issued_by_signer};
 use wayleave_keystore::{
     Credentials, IdentityDir, Pins, TlsKey, TrustStore, certificate_begins, client_config,
     pinned_client_config, public_client_config,
@@ -82,7 +82,7 @@ impl Instance {
             IdentityDir::open(&config.data_dir.join("identity")).map_err(InstanceError::Directory)?;
         let stored: Option<StoredIdentity> = directory.read(FILE).map_err(InstanceError::Directory)?;
         let Some(stored) = stored else {
-            let (stored, snapshot) = join(&config, clock.wall()).await?;
+            let (stored, snapshot) = join(&config, clock).await?;
             directory.write(FILE, &stored).map_err(InstanceError::Directory)?;
             tracing::info!(host_id = %stored.host_id, cluster = %stored.cluster_name, "joined the cluster");
             return Self::from_stored(stored, snapshot, directory, &config);
@@ -99,7 +99,7 @@ impl Instance {
         let Some(token) = &config.token else {
             return Err(InstanceError::RoleMissing { missing: role_list(&missing) });
         };
-        let (stored, snapshot) = instance.extend(token, &config, &missing, clock.wall()).await?;
+        let (stored, snapshot) = instance.extend(token, &config, &missing, clock).await?;
         instance.directory.write(FILE, &stored).map_err(InstanceError::Directory)?;
         tracing::info!(host_id = %stored.host_id, roles = %role_list(&missing), "joined again with more roles");
         Self::from_stored(stored, snapshot, instance.directory, &config)
@@ -186,10 +186,7 @@ impl Instance {
         let mut auth = HostClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
         let answer = answered(auth.renew(request)).await?;
         let (stored, _) = keys.with_answer(answer, now)?;
-        // Nobody would take them, and Auth neither once its clock is right: those in use are better.
-        if begins(&stored).is_none_or(|begins| begins > now) {
-            return Err(InstanceError::Clock(ClockComplaint::IssuedAhead));
-        }
+        check_begun(&stored, now)?;
         self.directory.write(FILE, &stored).map_err(InstanceError::Directory)?;
         self.present(&stored)?;
         *self.lock_stored() = stored;
@@ -201,14 +198,18 @@ impl Instance {
         token: &JoinToken,
         config: &InstanceConfig,
         missing: &BTreeSet<SystemRole>,
-        now: Wall,
+        clock: &dyn Clock,
     ) -> Result<(StoredIdentity, Option<PolicySnapshot>), InstanceError> {
+        check_clock(&self.channel, clock).await?;
         let all: BTreeSet<SystemRole> = self.roles.keys().copied().chain(missing.iter().copied()).collect();
         let keys = NewKeys::generate(&all)?;
         let request = join_request(config, token, &all, &keys);
         let mut auth = HostClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
         let answer = answered(auth.extend_roles(request)).await?;
-        keys.with_answer(answer, now)
+        let now = clock.wall();
+        let (stored, snapshot) = keys.with_answer(answer, now)?;
+        check_begun(&stored, now)?;
+        Ok((stored, snapshot))
     }
 
     fn from_stored(
@@ -273,7 +274,7 @@ impl Instance {
 
 async fn join(
     config: &InstanceConfig,
-    now: Wall,
+    clock: &dyn Clock,
 ) -> Result<(StoredIdentity, Option<PolicySnapshot>), InstanceError> {
     let Some(token) = &config.token else {
         return Err(InstanceError::NoToken { wanted: role_list(&config.roles) });
@@ -284,16 +285,42 @@ async fn join(
     let outer = public_client_config(None).map_err(InstanceError::Tls)?;
     let keys = NewKeys::generate(&config.roles)?;
     let request = join_request(config, token, &config.roles, &keys);
-    let mut auth = PublicClient::new(channel_through(config.addresses.clone(), tls, outer))
-        .max_decoding_message_size(ANSWER_BYTES_MAX);
+    let channel = channel_through(config.addresses.clone(), tls, outer);
+    check_clock(&channel, clock).await?;
+    let mut auth = PublicClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
     let answer = answered(auth.join(request)).await?;
-    keys.with_answer(answer, now)
+    let now = clock.wall();
+    let (stored, snapshot) = keys.with_answer(answer, now)?;
+    check_begun(&stored, now)?;
+    Ok((stored, snapshot))
+}
+
+/// Asks for nothing while it would not be valid here: a process that joined so would be let in nowhere until the time has
+/// come that a wrong clock showed.
+async fn check_clock(channel: &Channel, clock: &dyn Clock) -> Result<(), InstanceError> {
+    let pong = match answered(PublicClient::new(channel.clone()).ping(PingRequest {})).await {
+        Ok(pong) => pong,
+        // What is asked for next is judged by itself.
+        Err(InstanceError::Refused(_)) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let by = Wall::from_ms(pong.now_ms).since(clock.wall());
+    if by > CLOCK_SKEW {
+        return Err(InstanceError::Clock(ClockComplaint::AuthAhead { by }));
+    }
+    Ok(())
+}
+
+/// Refuses what is not valid yet. Nobody would take it, and Auth neither once its clock is right.
+fn check_begun(issued: &StoredIdentity, now: Wall) -> Result<(), InstanceError> {
+    match begins(issued) {
+        Some(begins) if begins <= now => Ok(()),
+        Some(_) | None => Err(InstanceError::Clock(ClockComplaint::IssuedAhead)),
+    }
 }
 
 /// The answer of Auth, which has a deadline.
-async fn answered(
-    call: impl Future<Output = Result<Response<JoinResponse>, Status>>,
-) -> Result<JoinResponse, InstanceError> {
+async fn answered<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, InstanceError> {
     match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(InstanceError::from_status(&status)),
