@@ -50,6 +50,7 @@ fn clocks_jump() {
         auth_an_hour_ahead,
         auth_an_hour_behind,
         certificates_that_a_wrong_clock_renewed,
+        a_machine_that_is_to_join_while_auth_is_ahead,
     );
 }
 
@@ -98,6 +99,21 @@ fn certificates_that_a_wrong_clock_renewed(jumps: &mut Jumps) {
     });
     jumps.wait_whole();
     let _in = jumps.enter(&jumps.cluster.sign("bob", "30m"), 0, "web-1").succeeded();
+}
+
+/// Its own clock is right. It says what is wrong, and joins as soon as that is over.
+fn a_machine_that_is_to_join_while_auth_is_ahead(jumps: &mut Jumps) {
+    jumps.wait_whole();
+    let scene = &jumps.cluster.scene;
+    let config = scene.write("late-1.yaml", jumps.cluster.node_file("late-1").text());
+    let identity = jumps.cluster.sign("bob", "30m");
+    jumps.auth.set(AHEAD);
+    let mut late = scene.daemon("late-1", &config);
+    late.start();
+    late.wait_for_log(0, "s ahead of that of this machine");
+    jumps.auth.set("+0");
+    wait_until("the machine to have joined", || jumps.enter(&identity, 0, "late-1").code == Some(0));
+    assert_eq!(late.stop(), Some(0));
 }
 
 impl Jumps {
