@@ -159,30 +159,20 @@ fn handshake<'a>(
     let accept = move |stream| async move {
         let began = Instant::now();
         shared.metrics.handshake_waits.observe_since(arrived);
-<<<<<<< HEAD
-        let accept = TlsAcceptor::from(config.clone()).accept(stream);
-        let accepted = tokio::time::timeout(HELLO_TIMEOUT, accept).await;
-        let accepted = accepted
-            .map_err(|_| Failure::from("no TLS handshake in time"))
-            .and_then(|done| Ok(Box::new(done?)));
-=======
         let accepted = accept_tls(&TlsAcceptor::from(config.clone()), stream, HELLO_TIMEOUT).await;
->>>>>>> 5114785 (Let those whom a proxy refuses in the handshake read why)
         match &accepted {
             Ok(_) => shared.metrics.handshakes.observe_since(began),
             Err(_) => shared.metrics.handshakes_failed.increment(),
         }
         accepted
     };
-<<<<<<< HEAD
-    Box::pin(async move { turns.pass(stream, accept).await? })
-=======
-    // Others need not wait until one that was refused has read why.
-    match turns.pass(stream, accept).await? {
-        Ok(tls) => Ok(tls),
-        Err(failed) => Err(failed.part().await.into()),
-    }
->>>>>>> 5114785 (Let those whom a proxy refuses in the handshake read why)
+    Box::pin(async move {
+        // Others need not wait until one that was refused has read why.
+        match turns.pass(stream, accept).await? {
+            Ok(tls) => Ok(Box::new(tls)),
+            Err(failed) => Err(failed.part().await.into()),
+        }
+    })
 }
 
 /// Serves HTTP requests until the connection ends or is to become something else.
