@@ -1,10 +1,13 @@
 //! Named tasks that are owned and end together.
 
+use pin_project_lite::pin_project;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
@@ -39,12 +42,30 @@ impl Shutdown {
     }
 
     /// Runs a future until it ends or shutdown is requested (then `None`).
-    pub async fn until<F: Future>(&self, future: F) -> Option<F::Output> {
-        tokio::select! {
-            biased;
-            () = self.0.cancelled() => None,
-            output = future => Some(output),
+    pub fn until<F: Future>(&self, future: F) -> impl Future<Output = Option<F::Output>> {
+        Until { requested: self.0.cancelled(), future }
+    }
+}
+
+pin_project! {
+    /// See [`Shutdown::until`]. An `async fn` would have room for its argument twice, and these are put into each other.
+    struct Until<'a, F> {
+        #[pin]
+        requested: WaitForCancellationFuture<'a>,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Until<'_, F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if this.requested.poll(cx).is_ready() {
+            return Poll::Ready(None);
         }
+        this.future.poll(cx).map(Some)
     }
 }
 
@@ -134,12 +155,25 @@ struct Panics(Arc<AtomicUsize>);
 
 impl Panics {
     /// The task, noted here should it panic.
-    fn noted<F: Future<Output = ()>>(&self, task: F) -> impl Future<Output = ()> + use<F> {
-        let unfinished = Unfinished(self.clone());
-        async move {
-            task.await;
-            drop(unfinished);
-        }
+    fn noted<F: Future<Output = ()>>(&self, task: F) -> Noted<F> {
+        Noted { task, unfinished: Unfinished(self.clone()) }
+    }
+}
+
+pin_project! {
+    /// A task, and who notes its panic. An `async` block would have room for the task twice.
+    struct Noted<F> {
+        #[pin]
+        task: F,
+        unfinished: Unfinished,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Noted<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.project().task.poll(cx)
     }
 }
 

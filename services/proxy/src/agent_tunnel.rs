@@ -84,14 +84,17 @@ pub(crate) async fn serve(
     });
     let _closer = CloseOnDrop(tunnel.clone());
     // The agent looks at this first: one that is connected already goes before it is registered here.
-    let told = say_hello(shared, &tunnel);
-    let hello = tokio::time::timeout(HELLO_TIMEOUT, first_hello(&mut news))
-        .await
-        .map_err(|_| AgentTunnelError::NoHello)??;
-    check_hello(&hello, host_id)?;
-    let mut up = Up::new(shared, host_id, &hello, &tunnel);
+    let mut told = say_hello(shared, &tunnel);
+    let mut up = {
+        let hello = tokio::time::timeout(HELLO_TIMEOUT, first_hello(&mut news))
+            .await
+            .map_err(|_| AgentTunnelError::NoHello)??;
+        check_hello(&hello, host_id)?;
+        told.note_held(&hello);
+        Up::new(shared, host_id, &hello, &tunnel)
+    };
     tracing::info!(agent = %host_id, %client, "an agent is connected");
-    let reason = attend(shared, &tunnel, told.knowing(&hello), news, &mut up, &shutdown).await;
+    let reason = attend(shared, &tunnel, &mut told, &mut news, &mut up, &shutdown).await;
     drop(up);
     tracing::info!(agent = %host_id, reason = &reason as &dyn std::error::Error, "an agent is gone");
     Ok(())
@@ -227,8 +230,8 @@ async fn first_hello(news: &mut mpsc::Receiver<News>) -> Result<AgentHello, Agen
 async fn attend(
     shared: &Shared,
     tunnel: &Tunnel,
-    mut told: Told,
-    mut news: mpsc::Receiver<News>,
+    told: &mut Told,
+    news: &mut mpsc::Receiver<News>,
     up: &mut Up<'_>,
     shutdown: &Shutdown,
 ) -> TunnelClosed {
@@ -281,11 +284,10 @@ struct Told {
 
 impl Told {
     /// The agent has said what it holds.
-    fn knowing(mut self, hello: &AgentHello) -> Self {
+    fn note_held(&mut self, hello: &AgentHello) {
         if let Some(held) = &hello.policy_held {
             self.policy = PolicyRevision { generation: held.generation, counter: held.counter };
         }
-        self
     }
 
     /// The whole policy, once for each revision.
