@@ -1,12 +1,16 @@
 //! Commands that need a release build: the load generator and the demo.
 
 use crate::process::{cargo, root, succeeds};
+use crate::test_run;
 use crate::workspace::Workspace;
 use anyhow::{Result, bail};
 use std::process::{Command, ExitCode};
 
 /// The binaries under load come from the same build as the load generator.
 pub(crate) fn bench(arguments: &[String]) -> Result<ExitCode> {
+    if let Some(missing) = test_run::provide()? {
+        return Ok(missing);
+    }
     let packages = ["-p", "wayleave", "-p", "way", "-p", "wayleave-bench"];
     if !succeeds(cargo().args(["build", "--release", "--locked", "--bins"]).args(packages))? {
         bail!("the release build failed");

@@ -44,7 +44,7 @@ impl<'a> Place<'a> {
         if self.field.is_none() {
             eprintln!("  starting Auth, two peered proxies and an agent; two sshd");
             let peered = Peered::start(self.site()?)?;
-            let openssh = OpenSsh::start(&self.directory.path().join("openssh"), &self.account.name)?;
+            let openssh = OpenSsh::start(&self.fresh("openssh"), &self.account.name)?;
             self.field = Some(Field { peered, openssh });
         }
         self.field.as_ref().context("they were started just now")
@@ -71,8 +71,13 @@ impl<'a> Place<'a> {
     /// # Errors
     /// When it cannot be made.
     pub(crate) fn site(&mut self) -> Result<Site> {
-        self.directories += 1;
-        let directory: PathBuf = self.directory.path().join(format!("site-{}", self.directories));
+        let directory = self.fresh("site");
         Site::new(directory, &self.options.bin_dir, &self.account.name)
+    }
+
+    /// Where nothing is yet.
+    fn fresh(&mut self, name: &str) -> PathBuf {
+        self.directories += 1;
+        self.path(&format!("{name}-{}", self.directories))
     }
 }

@@ -41,9 +41,8 @@ struct Places {
 
 /// Runs everything, or with `arguments` what `cargo test` selects by them.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
-    if let Some(missing) = need::provide()? {
-        println!("{missing}");
-        return Ok(ExitCode::from(EXIT_MISSING));
+    if let Some(missing) = provide()? {
+        return Ok(missing);
     }
     let places = Places::prepare(&Workspace::load()?.target_directory)?;
     if !succeeds(&mut build_command(arguments))? {
@@ -68,6 +67,14 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     }
     println!("{} passed, {} failed", tally.passed(), tally.failed() + complaints.len());
     Ok(ExitCode::from(exit_code))
+}
+
+/// Installs the programs that tests and benchmarks run, or says which are missing and gives the exit code for that.
+pub(crate) fn provide() -> Result<Option<ExitCode>> {
+    Ok(need::provide()?.map(|missing| {
+        println!("{missing}");
+        ExitCode::from(EXIT_MISSING)
+    }))
 }
 
 /// Runs the decoders under bytes of any content, optimised: for as long as the arguments say.

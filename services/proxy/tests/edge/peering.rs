@@ -98,6 +98,39 @@ async fn a_restarted_proxy_is_a_new_life_of_the_same_id() {
 }
 
 #[tokio::test]
+async fn two_lives_of_a_proxy_serve_at_the_same_time() {
+    let cluster = Cluster::start().await;
+    cluster.auth.add_node(node(), "web-1");
+    let mut config = cluster.config(1);
+    config.drain_timeout = PATIENCE;
+    let old = cluster.proxy_with(config, |service| service).await;
+    let other = cluster.proxy(2).await;
+    let before = Agent::connect(&cluster, &old.web, node()).await;
+    let mut held = cluster.reach(&other, "web-1").await;
+    old.shutdown.request();
+    let new = cluster.proxy(1).await;
+    // What the old life holds is reached for as long as the new one does not hold it.
+    check_echo(&mut *cluster.reach(&other, "web-1").await).await;
+    let after = Agent::connect(&cluster, &new.web, node()).await;
+    let dialled = || after.requests.lock().unwrap().len();
+    while dialled() == 0 {
+        check_echo(&mut *cluster.reach(&other, "web-1").await).await;
+    }
+    check_echo(&mut *held).await;
+    assert_eq!(old.ended.count(), 1, "it waits for the stream");
+    drop(held);
+    before.tunnel.close();
+    assert!(old.ended.drained(PATIENCE).await);
+    // Its farewell is not one of the new life.
+    for _ in 0..20 {
+        let known = dialled();
+        let mut stream = cluster.dial(&other, "web-1").await.expect("its tunnel is up");
+        check_echo(&mut *stream).await;
+        assert!(dialled() > known);
+    }
+}
+
+#[tokio::test]
 async fn a_proxy_that_leaves_takes_its_routes_with_it() {
     let cluster = Cluster::start().await;
     cluster.auth.add_node(node(), "web-1");
