@@ -19,7 +19,7 @@ pub(crate) const NODE: &str = "node";
 pub(crate) const ALL_ROLES: &str = "all";
 const USER: &str = "bench";
 /// For the tunnels that a proxy is measured with by default, and dials beside them.
-const CONNECTIONS_MAX: u64 = 16_000;
+const CONNECTIONS_MAX: u64 = 17_000;
 
 /// A directory with the processes of one cluster, and the programs they run.
 pub(crate) struct Site {
