@@ -6,9 +6,10 @@ use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wayleave_scenario::{
-    Cluster, EchoServer, Program, Running, check_all, free_port, note_canary, wait_until,
+    Checks, Cluster, EchoServer, Program, Running, check_all, free_port, note_canary, wait_until,
+    wait_until_within,
 };
 
 const SSHD: &str = "/usr/sbin/sshd";
@@ -28,8 +29,10 @@ fn machines_without_an_agent() {
     wait_until("the port for publishing to listen", || is_listening(tunnel.port()));
     wait_until("both proxies to be known", || cluster.known_proxies() == 2);
     let world = World { cluster, tunnel };
-    check_all!(&world;
-        a_machine_is_entered_through_every_proxy_and_gone_with_its_connection,
+    let mut checks = Checks::default();
+    check_all!(checks, &world; a_machine_is_entered_through_every_proxy_and_gone_with_its_connection);
+    let expiring = Expiring::begin(&world);
+    check_all!(checks, &world;
         files_and_forwards_pass,
         a_tcp_application_is_reached_by_its_label,
         c_a_publisher_forwards_what_its_token_lists_and_nothing_else,
@@ -46,6 +49,10 @@ fn machines_without_an_agent() {
         removing_the_token_cuts_the_machine,
         a_machine_that_does_not_trust_the_cluster_says_so,
     );
+    checks.run("j_a_certificate_that_runs_out_ends_what_runs_through_a_machine", || {
+        j_a_certificate_that_runs_out_ends_what_runs_through_a_machine(&world, expiring);
+    });
+    checks.end();
 }
 
 struct World {
@@ -561,6 +568,39 @@ fn j_a_role_that_is_taken_from_a_user_ends_what_runs_through_a_machine(world: &W
     visit.check_session_ends();
     visit.check_app_ends();
     check_may_not_enter(world, &identity, "m-15");
+}
+
+/// A visit whose certificate runs out in a minute, the shortest life that there is; other checks fill it.
+struct Expiring {
+    begin: Instant,
+    identity: PathBuf,
+    visit: Visit,
+    _publishing: Running,
+    _sshd: Sshd,
+    _echo: EchoServer,
+}
+
+impl Expiring {
+    fn begin(world: &World) -> Self {
+        let echo = EchoServer::start();
+        let token = world.add_token("expiring", "m-18", "22,7000", &[]);
+        let sshd = world.sshd("m-18", Some(&token));
+        let publishing = world.publish(&token, "m-18", &[(22, sshd.port), (7000, echo.address().port())]);
+        let identity = visitor(world, "kate", "disconnect_expired_cert: true");
+        wait_may_enter(world, &identity, "m-18");
+        let begin = Instant::now();
+        let identity = world.cluster.sign("kate", "1m");
+        let visit = Visit::begin(world, &identity, "m-18", &echo);
+        Self { begin, identity, visit, _publishing: publishing, _sshd: sshd, _echo: echo }
+    }
+}
+
+fn j_a_certificate_that_runs_out_ends_what_runs_through_a_machine(world: &World, mut expiring: Expiring) {
+    wait_until_within(Duration::from_secs(90), "the session to end", || expiring.visit.session.is_ended());
+    assert!(expiring.begin.elapsed() > Duration::from_secs(55), "{:?}", expiring.begin.elapsed());
+    expiring.visit.check_session_ends();
+    expiring.visit.check_app_ends();
+    check_may_not_enter(world, &expiring.identity, "m-18");
 }
 
 fn j_silence_ends_a_session_on_a_machine(world: &World) {
