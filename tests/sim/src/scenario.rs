@@ -14,9 +14,9 @@ pub(crate) const FAULTS_UNTIL_MS: u64 = 50_000;
 /// Everything has healed by then.
 pub(crate) const QUIET_AT: Duration = Duration::from_secs(70);
 /// Everything has converged by then; the last dials are made.
-pub(crate) const FINAL_AT: Duration = Duration::from_secs(130);
+pub(crate) const FINAL_AT: Duration = Duration::from_secs(150);
 /// The end.
-pub(crate) const END_AT: Duration = Duration::from_secs(150);
+pub(crate) const END_AT: Duration = Duration::from_secs(170);
 
 /// How agents can address proxies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
