@@ -15,6 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::Sleep;
 use wayleave_net::BoxStream;
 use wayleave_runtime::{Clock, fill_random};
@@ -147,6 +148,13 @@ impl<D: Send + 'static> Core<D> {
 /// Text that cannot steer a terminal: messages of locks, for instance, are written by people.
 fn printable(text: &str) -> String {
     text.replace(char::is_control, " ")
+}
+
+/// Waits for news of a source; one that is gone changes no more.
+pub(crate) async fn changed_or_never<T>(source: &mut watch::Receiver<T>) {
+    if source.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Runs a connection to its end, and its lasting work after that.

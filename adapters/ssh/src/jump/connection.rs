@@ -3,7 +3,7 @@
 use super::JumpEntry;
 use super::target::parse_target;
 use crate::authenticate::{AuthenticateError, Trust, authenticate};
-use crate::driver::{Application, Core};
+use crate::driver::{Application, Core, changed_or_never};
 use crate::limits;
 use crate::policy_view::PolicyView;
 use crate::pump::PumpEnd;
@@ -379,10 +379,7 @@ fn decide(view: &PolicyView, principal: &UserPrincipal, now: Wall) -> Result<Ter
 }
 
 async fn changed(mut views: watch::Receiver<Option<Arc<PolicyView>>>) -> Done {
-    if views.changed().await.is_err() {
-        // A source that is gone changes no more.
-        std::future::pending::<()>().await;
-    }
+    changed_or_never(&mut views).await;
     Done::PolicyChanged(views)
 }
 

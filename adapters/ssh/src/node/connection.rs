@@ -8,7 +8,7 @@ use super::forwarding_remote::{Forwards, Incoming, Listening};
 use super::process::{Ended, ProcessStart};
 use super::sessions::Session;
 use super::{ConnectionFacts, NodeAdapter};
-use crate::driver::{Application, Core};
+use crate::driver::{Application, Core, changed_or_never};
 use crate::limits;
 use crate::policy_view::PolicyView;
 use crate::pump::PumpEnd;
@@ -114,12 +114,6 @@ impl Watched {
             () = changed_or_never(&mut self.labels) => {}
         }
         Done::DecisionsChanged(self)
-    }
-}
-
-async fn changed_or_never<T>(source: &mut watch::Receiver<T>) {
-    if source.changed().await.is_err() {
-        std::future::pending::<()>().await;
     }
 }
 

@@ -4,7 +4,7 @@ use super::PublishListener;
 use super::authority::{PublicationError, PublishWish, Published};
 use super::machine::{Machine, Offer, Wanted};
 use super::probe;
-use crate::driver::{Application, Core};
+use crate::driver::{Application, Core, changed_or_never};
 use crate::policy_view::PolicyView;
 use crate::pump::PumpEnd;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -362,10 +362,8 @@ impl PublisherConnection {
     fn leave_if_locked(&mut self, core: &mut Core<Done>) {
         let Some(view) = self.entry.config.policy.views().borrow().clone() else { return };
         let now = core.clock.wall();
-        let live = self.machines.values().filter_map(|entry| entry.live.as_ref());
-        let Some(lock) = live.filter_map(|live| view.locks().on_host(&live.host_id, now)).next() else {
-            return;
-        };
+        let mut live = self.machines.values().filter_map(|entry| entry.live.as_ref());
+        let Some(lock) = live.find_map(|live| view.locks().on_host(&live.host_id, now)) else { return };
         tracing::info!(lock = %lock.name, "a published machine is locked");
         // Before the connection has ended, for whoever would dial it meanwhile.
         self.machines.values_mut().for_each(|entry| entry.live = None);
@@ -541,17 +539,12 @@ async fn next_wanted(mut waiting: mpsc::Receiver<Wanted>) -> Done {
 }
 
 async fn next_forgotten(key: String, mut forgotten: watch::Receiver<u64>) -> Done {
-    if forgotten.changed().await.is_err() {
-        // It is not registered any more.
-        std::future::pending::<()>().await;
-    }
+    changed_or_never(&mut forgotten).await;
     Done::Forgotten(key, forgotten)
 }
 
 async fn next_policy(mut views: watch::Receiver<Option<Arc<PolicyView>>>) -> Done {
-    if views.changed().await.is_err() {
-        std::future::pending::<()>().await;
-    }
+    changed_or_never(&mut views).await;
     Done::PolicyChanged(views)
 }
 

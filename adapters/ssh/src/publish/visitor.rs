@@ -11,7 +11,7 @@ use super::relay::{MESSAGES_MAX, Message, Party, Side};
 use super::sessions::Session;
 use super::target::{self, Entrance};
 use crate::authenticate::{AuthenticateError, Permissions, Trust, authenticate};
-use crate::driver::{Application, Core};
+use crate::driver::{Application, Core, changed_or_never};
 use crate::limits::{self, UserSlot};
 use crate::policy_view::PolicyView;
 use crate::pump::PumpEnd;
@@ -135,12 +135,6 @@ impl Watched {
             () = changed_or_never(&mut self.offer) => {}
         }
         Done::DecisionsChanged(self)
-    }
-}
-
-async fn changed_or_never<T>(source: &mut watch::Receiver<T>) {
-    if source.changed().await.is_err() {
-        std::future::pending::<()>().await;
     }
 }
 
