@@ -62,6 +62,7 @@ pub async fn accept_loop<S, F>(
         };
         let Some(admission) = lobby.admit(peer.ip(), Instant::now()) else { continue };
         tune(&stream);
+        // An async block has room for what it captures twice.
         let served = Box::pin(serve(stream, peer, admission.clone()));
         tasks.spawn_many(async move {
             let _ = admission.evicted().until(served).await;

@@ -46,7 +46,11 @@ const LOCK_WAIT: &str = "DPkg::Lock::Timeout=300";
 /// Sees to it that everything is there; gives what to tell a person when it cannot be.
 pub(super) fn provide() -> Result<Option<String>> {
     let missing = missing();
-    println!("tests use {}: {} missing", programs(&NEEDS.iter().collect::<Vec<_>>()), missing.len());
+    println!(
+        "tests and benchmarks use {}: {} missing",
+        programs(&NEEDS.iter().collect::<Vec<_>>()),
+        missing.len()
+    );
     if missing.is_empty() {
         return Ok(None);
     }
